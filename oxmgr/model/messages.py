@@ -1,0 +1,283 @@
+"""What the daemon and its clients say to each other, and what oxmgr writes to its files.
+
+A conversation: the client connects and sends Hello; the daemon answers Hello (or Failed, when it does not speak
+that protocol). Then a request, and the daemon's replies to it: any number of Progress or EventReply, then one
+final reply. A client may send further requests on the same connection, one at a time.
+"""
+
+from oxmgr.model.codec import Struct
+from oxmgr.model.spec import Spec
+
+# --- exit codes of the command line, and so the `code` of Failed ---
+
+DONE = 0
+FAILED = 1
+WRONG = 2
+NO_DAEMON = 3
+NO_SUCH_APP = 4
+
+
+class Hello(Struct, tag="hello"):
+    """The first frame of either side. `protocol` counts incompatible changes, `version` is oxmgr's."""
+
+    protocol: int
+    version: str
+    pid: int = 0
+
+
+# --- requests ---
+
+
+class Apply(Struct, tag="apply"):
+    """Make these apps be what runs.
+
+    `environ` is the caller's environment as NUL-terminated `KEY=value`; an app takes it when this request
+    starts or restarts it. `prune` deletes the apps that are not named. `plan_only` changes nothing.
+    """
+
+    specs: list[Spec]
+    environ: bytes = b""
+    prune: bool = False
+    plan_only: bool = False
+
+
+VERBS = ("start", "stop", "restart", "delete", "reset")
+
+
+class Act(Struct, tag="act"):
+    """One of VERBS on every instance that a target selects. `environ` as in Apply, for `start`."""
+
+    verb: str
+    targets: list[str]
+    environ: bytes | None = None
+
+
+class Scale(Struct, tag="scale"):
+    """Set the number of an app's instances; `relative` adds `instances` to it."""
+
+    app: str
+    instances: int
+    relative: bool = False
+
+
+class SendSignal(Struct, tag="signal"):
+    targets: list[str]
+    signal: int
+
+
+class SendInput(Struct, tag="input"):
+    """Bytes for the standard input of one instance."""
+
+    target: str
+    data: bytes
+
+
+class GetInstances(Struct, tag="instances"):
+    """No target: all of them."""
+
+    targets: list[str] = []
+
+
+class GetEnv(Struct, tag="env"):
+    """The environment that the target's next start gets; of the first instance selected."""
+
+    target: str
+
+
+class GetEvents(Struct, tag="events"):
+    """The last `limit` events with a sequence number over `after`; then, with `follow`, each as it happens."""
+
+    after: int = 0
+    limit: int = 100
+    follow: bool = False
+
+
+class GetDaemon(Struct, tag="daemon"):
+    pass
+
+
+class StopDaemon(Struct, tag="shutdown"):
+    """Stop the apps in order, leave what is desired as it is, and end. The last reply comes before the end."""
+
+
+Request = (
+    Apply
+    | Act
+    | Scale
+    | SendSignal
+    | SendInput
+    | GetInstances
+    | GetEnv
+    | GetEvents
+    | GetDaemon
+    | StopDaemon
+)
+
+
+# --- replies ---
+
+
+class Failed(Struct, tag="failed"):
+    """The request was refused or failed as a whole. `code` is the exit code; the message says what to do."""
+
+    message: str
+    code: int = FAILED
+
+
+class Progress(Struct, tag="progress"):
+    """An instance that the request waits for has changed."""
+
+    instance: str
+    status: str
+    reason: str = ""
+
+
+class Change(Struct):
+    """What Apply does or would do to an app: `add`, `change`, `start`, `keep` or `delete`; `keys` are the ones
+    that differ."""
+
+    app: str
+    action: str
+    keys: list[str] = []
+
+
+class InstanceView(Struct):
+    """An instance as `oxmgr list --json` shows it, in this order of keys.
+
+    `pid` null: no process. `started_at` is Unix time in seconds. `cpu_percent` (of one core), `memory_bytes`
+    and `tasks` are the tree's, read by whoever shows them, null where they are unknown. `signal` is the name
+    of the one that ended the last main process, else null.
+    """
+
+    name: str
+    app: str
+    instance: int
+    namespace: str
+    status: str
+    desired: str
+    pid: int | None
+    restarts: int
+    exit_code: int | None
+    signal: str | None
+    reason: str
+    ready: bool
+    health: str | None
+    started_at: float | None
+    uptime_ms: int | None
+    cpu_percent: float | None
+    memory_bytes: int | None
+    tasks: int | None
+    command: str
+    working_dir: str
+    log_file: str
+    error_log_file: str
+
+
+class Instances(Struct, tag="instances"):
+    instances: list[InstanceView]
+    warnings: list[str] = []
+
+
+class Done(Struct, tag="done"):
+    """A changing request has run its course. `failed` maps an instance's name to why it is not as was asked."""
+
+    changes: list[Change] = []
+    instances: list[InstanceView] = []
+    failed: dict[str, str] = {}
+    warnings: list[str] = []
+
+
+class Env(Struct, tag="env"):
+    env: dict[str, str]
+
+
+class DaemonView(Struct, tag="daemon"):
+    """`started_at` is Unix time in seconds, `warnings` what a user ought to know (a state file put aside, …)."""
+
+    pid: int
+    version: str
+    started_at: float
+    apps: int
+    instances: int
+    state: str
+    run: str
+    logs: str
+    warnings: list[str] = []
+
+
+class Event(Struct, tag="event", omit_defaults=True, gc=False):
+    """Something that happened. `seq` rises by one; `at` is Unix time in seconds.
+
+    Kinds: `added` `changed` `deleted` `scaled` (an app); `waiting` `started` `ready` `crashed` `exited`
+    `backoff` `stopping` `killed` `stopped` `errored` `adopted` `signalled` `reset` (an instance);
+    `daemon-started` `daemon-stopping` `warning` (the daemon).
+    """
+
+    seq: int
+    at: float
+    kind: str
+    app: str = ""
+    instance: str = ""
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    reason: str = ""
+
+
+class EventsEnd(Struct, tag="events-end"):
+    """All past events were sent. With `follow`, those behind this frame are live."""
+
+
+Reply = Hello | Failed | Progress | Instances | Done | Env | DaemonView | Event | EventsEnd
+
+
+# --- files ---
+
+
+class SavedApp(Struct, tag="app", omit_defaults=True):
+    """Desired state of an app. `environ` names a SavedEnviron; `stopped` are the instances not to be run."""
+
+    spec: Spec
+    environ: str
+    stopped: list[int] = []
+
+
+class SavedEnviron(Struct, tag="environ"):
+    """An environment that apps were started from, kept once however many apps share it."""
+
+    id: str
+    data: bytes
+
+
+Saved = SavedApp | SavedEnviron
+
+
+class Boot(Struct, tag="boot"):
+    """Head of the journal: which boot the pids behind it belong to (/proc/sys/kernel/random/boot_id)."""
+
+    id: str
+
+
+class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
+    """What was last true of an instance; the latest record of a journal counts.
+
+    `ticks` is the main process's start time (proc(5), stat field 22), which with the boot and the pid names a
+    process for good. `started_at` is Unix time in seconds. `gone`: the instance was deleted.
+    """
+
+    app: str
+    index: int
+    status: str
+    pid: int = 0
+    ticks: int = 0
+    started_at: float = 0.0
+    restarts: int = 0
+    crashes: int = 0
+    streak: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    gone: bool = False
+
+
+Journaled = Boot | Observed

@@ -1,0 +1,96 @@
+"""What a user wants of an app, complete and validated. oxmgr.config makes these; the daemon only reads them."""
+
+from oxmgr.model.codec import Struct
+
+NAME_LIMIT = 64
+
+ALWAYS = "always"
+ON_FAILURE = "on-failure"
+NEVER = "never"
+RESTARTS = (ALWAYS, ON_FAILURE, NEVER)
+
+STOP_MODES = ("group", "main", "tree")
+
+STARTED = "started"
+EXITED = "exited"
+CONDITIONS = (STARTED, EXITED)
+
+DEFAULT_NAMESPACE = "default"
+
+
+class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
+    """One app.
+
+    `argv` is what is executed: `argv[0]` with a slash is a path, without one it is looked up in the app's own
+    PATH at each start. `command` is the user's own spelling, for people to read. Times are milliseconds but for
+    `restart_window_secs`. Paths are absolute. `depends_on` maps an app's name to one of CONDITIONS.
+
+    `restart_delay_ms` None: the first crash restarts at once and 100 ms is the base of the following ones.
+    `log_file` None: the file in the daemon's log folder that is named after the instance.
+    """
+
+    name: str
+    command: str
+    argv: list[str]
+    working_dir: str
+    instances: int = 1
+    env: dict[str, str] = {}
+    restart: str = ON_FAILURE
+    stop_exit_codes: list[int] = []
+    restart_delay_ms: int | None = None
+    restart_delay_max_ms: int = 30_000
+    restart_window_secs: float = 60.0
+    max_restarts: int = 0
+    start_delay_ms: int = 0
+    depends_on: dict[str, str] = {}
+    stop_signal: int = 15
+    stop_timeout_ms: int = 10_000
+    stop_mode: str = "group"
+    namespace: str = DEFAULT_NAMESPACE
+    log_file: str | None = None
+    error_log_file: str | None = None
+
+
+def name_error(name: str) -> str | None:
+    """Why `name` cannot name an app, as the end of a sentence ("… has a slash"), or None if it can.
+
+    Letters, digits, `.`, `_` and `-`, at most NAME_LIMIT of them, the first a letter or digit. `:` would be
+    read as an instance's number, `@` as a namespace, `*` as a glob, `/` as a folder.
+    """
+    if not name:
+        return "is empty"
+    if len(name) > NAME_LIMIT:
+        return f"has {len(name)} characters, {NAME_LIMIT} are the most"
+    for char in name:
+        if not (char.isascii() and (char.isalnum() or char in "._-")):
+            what = {"/": "a slash", "\n": "a newline", " ": "a space", ":": "a colon"}.get(char, repr(char))
+            return f"has {what}; letters, digits, '.', '_' and '-' may be used"
+    if not name[0].isalnum():
+        return f"starts with {name[0]!r}; the first character must be a letter or a digit"
+    if name == "all":
+        return "is the word for every app"
+    return None
+
+
+def instance_name(app: str, index: int, instances: int) -> str:
+    """`api` when there is one instance, `api:0`, `api:1` when there are more."""
+    return app if instances == 1 and index == 0 else f"{app}:{index}"
+
+
+def log_paths(spec: Spec, index: int, logs: str) -> tuple[str, str]:
+    """The files that hold stdout and stderr of an instance.
+
+    The first instance's files carry the app's name alone, so that they stay the same when the app is scaled;
+    the others add `:N`, which no app's name can contain.
+    """
+    out = spec.log_file or f"{logs}/{spec.name}.out.log"
+    err = spec.error_log_file or (out if spec.log_file else f"{logs}/{spec.name}.err.log")
+    return _numbered(out, index), _numbered(err, index)
+
+
+def _numbered(path: str, index: int) -> str:
+    if index == 0 or path.startswith("/dev/"):
+        return path
+    folder, _, file = path.rpartition("/")
+    stem, dot, ending = file.partition(".")
+    return f"{folder}/{stem}:{index}{dot}{ending}"
