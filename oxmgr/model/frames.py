@@ -13,7 +13,7 @@ PROTOCOL = 1
 
 FORMAT = 1
 # 0xc1 is the one byte that msgpack never uses (msgpack specification, "never used").
-_MARK = b"\xc1OX\n"
+MARK = b"\xc1OX\n"
 
 
 class Newer(ValueError):
@@ -32,7 +32,7 @@ def file_header(kind: str) -> bytes:
 
 
 def record(payload: bytes) -> bytes:
-    return _MARK + len(payload).to_bytes(4, "big") + crc32(payload).to_bytes(4, "big") + payload
+    return MARK + len(payload).to_bytes(4, "big") + crc32(payload).to_bytes(4, "big") + payload
 
 
 def read_records(kind: str, data: bytes) -> tuple[list[bytes], str | None, int]:
@@ -54,13 +54,13 @@ def read_records(kind: str, data: bytes) -> tuple[list[bytes], str | None, int]:
     while at < len(data):
         size = int.from_bytes(data[at + 4 : at + 8], "big")
         payload = data[at + 12 : at + 12 + size]
-        whole = data[at : at + 4] == _MARK and len(data) - at >= 12 and len(payload) == size
+        whole = data[at : at + 4] == MARK and len(data) - at >= 12 and len(payload) == size
         if whole and crc32(payload) == int.from_bytes(data[at + 8 : at + 12], "big"):
             found.append(payload)
             at = good = at + 12 + size
             continue
         wrong = wrong or f"a record is damaged or cut off at byte {at}"
-        at = data.find(_MARK, at + 1)
+        at = data.find(MARK, at + 1)
         if at < 0:
             break
     return found, wrong, good

@@ -1,0 +1,75 @@
+/* The extension's whole interface. build.py hands what stands between the two marks to cffi.
+ *
+ * Functions return 0 or a count, or -errno; results come through pointers, which are left alone on failure
+ * unless said otherwise. Nothing here keeps a pointer that it was given. One thread calls it.
+ */
+#ifndef OXMGR_H
+#define OXMGR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cdef begin */
+
+/* The step of a start that failed, in the order in which they are taken. */
+enum {
+    OX_STEP_NONE,
+    OX_STEP_MEMORY,
+    OX_STEP_CLONE,
+    OX_STEP_SESSION,
+    OX_STEP_SIGNALS,
+    OX_STEP_FDS,
+    OX_STEP_CLOSE,
+    OX_STEP_LIMITS,
+    OX_STEP_FOLDER,
+    OX_STEP_EXEC
+};
+
+struct ox_child {
+    int pid;
+    int pidfd; /* close-on-exec; -1 where the kernel or a filter has no pidfds */
+    int step;  /* when ox_spawn failed: where, and with which errno */
+    int error;
+};
+
+struct ox_exit {
+    int pid;
+    int code;   /* the exit status, or -1 when a signal ended it */
+    int signal; /* that signal, or 0 */
+};
+
+/* argv, env and base hold strings with a NUL behind each, one behind the other. The child's environment is env,
+ * and of base what env does not name. argv[0] without a slash is looked up in the child's own PATH, after the
+ * change to the folder. fds[i] becomes the child's fd i, and it gets no other. limits holds nlimits triples of
+ * (resource, soft, hard). mask is the umask. The child leads a session of its own, with every signal unblocked and
+ * at its default action. Returns when the program runs, or -errno with child->step and child->error set. */
+int ox_spawn(const char *argv, size_t argv_size, const char *env, size_t env_size, const char *base,
+             size_t base_size, const char *folder, const int *fds, size_t nfds, const uint64_t *limits,
+             size_t nlimits, unsigned mask, struct ox_child *child);
+
+/* How children are made: 0 clone3 with a pidfd, 1 clone with a pidfd, 2 clone and then pidfd_open. It goes up by
+ * itself when the kernel or a seccomp filter refuses a way. A rung >= 0 sets it. Returns the one in force. */
+int ox_spawn_rung(int rung);
+
+/* Reaps up to room children that have ended, whoever made them, and returns their number; room means: call again.*/
+int ox_reap(struct ox_exit *exits, int room);
+
+/* The exit of a process that is somebody else's child, through a pidfd on it (Linux 6.15, PIDFD_GET_INFO).
+ * -EAGAIN: it has not been reaped yet. Other errors: this kernel cannot tell. */
+int ox_pidfd_exit(int pidfd, struct ox_exit *exit);
+
+/* Blocks the signals and returns a non-blocking, close-on-exec signalfd for them, or -errno. */
+int ox_signalfd(const int *signals, int count);
+
+/* Reads up to room signal numbers; 0 when none is pending. */
+int ox_read_signals(int fd, int *signals, int room);
+
+/* A non-blocking, close-on-exec timerfd on CLOCK_MONOTONIC, or -errno. */
+int ox_timerfd(void);
+
+/* Sets it to that moment of CLOCK_MONOTONIC; 0 disarms it. */
+int ox_timerfd_set(int fd, int64_t nanoseconds);
+
+/* cdef end */
+
+#endif

@@ -1,0 +1,29 @@
+"""`oxmgr`, `python -m oxmgr`: the command line. With DAEMON as the first word: the daemon.
+
+Neither side imports the other. The daemon is this file run by its path in a bare interpreter (`python -I -S`), so
+that it has no site hooks and nobody's environment decides what it loads; the folders of its libraries are its
+second word.
+"""
+
+import sys
+
+DAEMON = "supervise"
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    if words[:1] != [DAEMON]:
+        from oxmgr.cli.main import main as run_cli
+
+        return run_cli(words)
+    sys.path[1:1] = words[1].split(":")
+    from oxmgr.supervisor.daemon import main as run_daemon
+
+    return run_daemon(group=int(words[2]), told=int(words[3]))
+
+
+if __name__ == "__main__":
+    if not __package__:
+        # Run by its path: the folder on sys.path is that of this file, the one above it is wanted.
+        sys.path.insert(0, __file__.rpartition("/")[0].rpartition("/")[0])
+    sys.exit(main())

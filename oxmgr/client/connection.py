@@ -1,0 +1,139 @@
+"""A connection to the daemon of a home."""
+
+import errno
+import os
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+
+from oxmgr import __version__
+from oxmgr.model.codec import DecodeError, Decoder, encode
+from oxmgr.model.frames import FRAME_LIMIT, PROTOCOL, frame
+from oxmgr.model.messages import Event, EventsEnd, Failed, GetEvents, Hello, Progress, Reply, Request
+from oxmgr.model.places import Places
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_reply = Decoder(Reply)
+
+
+class NoDaemon(Exception):
+    """Nobody answers at this home's socket; the text says so and what to do."""
+
+
+class Refused(Exception):
+    """The daemon answered Failed. `code` is the exit code that belongs to it."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.message)
+        self.code = failed.code
+
+
+class Connection:
+    """One request at a time. `daemon` is how it introduced itself."""
+
+    def __init__(self, sock: socket, timeout: float) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+        sock.settimeout(timeout)
+        self._send(Hello(PROTOCOL, __version__, os.getpid()))
+        hello = self._receive()
+        if isinstance(hello, Failed):
+            raise Refused(hello)
+        if not isinstance(hello, Hello):
+            raise NoDaemon("what answers at the socket is not an oxmgr daemon")
+        self.daemon = hello
+        # From here on the daemon answers when what was asked for has happened, however long that takes.
+        sock.settimeout(None)
+
+    def request(self, request: Request, progress: "Callable[[Progress], None] | None" = None) -> Reply:
+        """The final reply. Raises Refused, or NoDaemon when the daemon ends before it has answered."""
+        self._send(request)
+        while True:
+            reply = self._receive()
+            if isinstance(reply, Failed):
+                raise Refused(reply)
+            if not isinstance(reply, Progress):
+                return reply
+            if progress is not None:
+                progress(reply)
+
+    def stream(self, request: GetEvents) -> "Iterator[Event | EventsEnd]":
+        """The past events, EventsEnd, and with `follow` the events to come, until the daemon ends."""
+        self._send(request)
+        while True:
+            reply = self._receive()
+            if isinstance(reply, Failed):
+                raise Refused(reply)
+            if isinstance(reply, Event | EventsEnd):
+                yield reply
+                if isinstance(reply, EventsEnd) and not request.follow:
+                    return
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _send(self, message: Hello | Request) -> None:
+        try:
+            self._sock.sendall(frame(encode(message)))
+        except TimeoutError:
+            raise NoDaemon("the daemon takes no messages: it hangs or is stopped") from None
+        except OSError as error:
+            raise NoDaemon(f"the daemon has hung up: {error.strerror}") from None
+
+    def _receive(self) -> Reply:
+        size = int.from_bytes(self._read(4), "big")
+        if size > FRAME_LIMIT:
+            raise NoDaemon(f"the daemon sent a frame of {size} bytes: it is not an oxmgr daemon")
+        try:
+            return _reply.decode(self._read(size))
+        except DecodeError as error:
+            raise NoDaemon(f"the daemon's answer cannot be read, is it another version? {error}") from None
+
+    def _read(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            try:
+                data = self._sock.recv(65536)
+            except TimeoutError:
+                raise NoDaemon("the daemon does not answer: it hangs or is stopped") from None
+            except OSError as error:
+                raise NoDaemon(f"the daemon has hung up: {error.strerror}") from None
+            if not data:
+                raise NoDaemon("the daemon ended before it had answered: its log says why")
+            self._buffer += data
+        wanted = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return wanted
+
+
+def connect(places: Places, timeout: float = 5.0) -> Connection:
+    """NoDaemon when nobody answers within that many seconds, Refused when it does not want to speak with us."""
+    path = places.socket
+    sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    sock.settimeout(timeout)
+    folder = -1
+    try:
+        if len(os.fsencode(path)) > 107:
+            # sun_path has 108 bytes (unix(7)).
+            folder = os.open(places.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            path = f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+        sock.connect(path)
+        return Connection(sock, timeout)
+    except OSError as error:
+        sock.close()
+        if isinstance(error, TimeoutError):
+            raise NoDaemon("the daemon takes no connections: it hangs or is stopped") from None
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+            raise NoDaemon("no daemon runs") from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise NoDaemon(f"the daemon of {places.run} is not yours: become its owner or root") from None
+        raise
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        if folder >= 0:
+            os.close(folder)

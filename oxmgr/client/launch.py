@@ -1,0 +1,117 @@
+"""Starts the daemon: detached, in the foreground, or as a child of this command."""
+
+import os
+import sys
+from _signal import SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM
+
+from oxmgr.client.connection import Connection, NoDaemon, connect
+from oxmgr.model.places import Places
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+DAEMON = "supervise"
+
+
+
+def daemon_argv(group: int = -1, told: int = -1) -> list[str]:
+    """The bare interpreter, this package's own file, and where its libraries are."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folders = [os.path.dirname(package), *(path for path in sys.path if path.endswith("-packages"))]
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        f"{package}/__main__.py",
+        DAEMON,
+        ":".join(dict.fromkeys(folders)),
+        str(group),
+        str(told),
+    ]
+
+
+def connect_or_start(places: Places) -> Connection:
+    """NoDaemon, with the reason, when none answers and none can be started."""
+    try:
+        return connect(places)
+    except NoDaemon as error:
+        if str(error) != "no daemon runs":
+            raise
+    pid = start_detached()
+    try:
+        return connect(places)
+    except NoDaemon as error:
+        raise NoDaemon(f"the daemon (pid {pid}) was started, but {error}: see {places.daemon_log}") from None
+
+
+def start_detached() -> int:
+    """A daemon of its own session, at home in `/`, with nothing of this terminal; its pid, once it answers."""
+    reading, told = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        os.close(reading)
+        _become_daemon(told)
+    os.close(told)
+    os.waitpid(middle, 0)
+    with open(reading, "rb") as file:
+        pid, _, why = file.read().partition(b"\n")
+    text = why.decode(errors="replace").strip()
+    if text:
+        raise NoDaemon(text)
+    if not why:
+        raise NoDaemon("the daemon ended while it started: start it with `oxmgr daemon run` to see why")
+    return int(pid)
+
+
+def _become_daemon(told: int) -> "NoReturn":
+    try:
+        os.setsid()
+        # A second fork, so that it leads no session and can never get a terminal.
+        if os.fork():
+            os._exit(0)
+        os.write(told, f"{os.getpid()}\n".encode())
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.set_inheritable(told, True)
+        _exec(daemon_argv(told=told))
+    finally:
+        os._exit(127)
+
+
+def run_in_foreground(group: int = -1) -> "NoReturn":
+    """Become the daemon."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _exec(daemon_argv(group))
+
+
+def start_attached(places: Places) -> tuple[int, Connection]:
+    """A daemon that is our child, in our session but not in our process group: a Ctrl-C is ours to hand on."""
+    reading, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reading)
+            os.setpgid(0, 0)
+            os.set_inheritable(told, True)
+            _exec(daemon_argv(told=told))
+        finally:
+            os._exit(127)
+    os.close(told)
+    with open(reading, "rb") as file:
+        why = file.read()
+    if why != b"\n":
+        os.waitpid(pid, 0)
+        raise NoDaemon(why.decode(errors="replace").strip() or "the daemon ended while it started")
+    return pid, connect(places)
+
+
+def _exec(argv: list[str]) -> "NoReturn":
+    import _signal
+
+    # What this shell or nohup(1) ignores, the daemon shall not.
+    for number in (SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCHLD, SIGPIPE):
+        _signal.signal(number, _signal.SIG_DFL)
+    os.execv(argv[0], argv)

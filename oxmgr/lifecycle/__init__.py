@@ -1,0 +1,1 @@
+"""What happens to an instance, as pure functions: no clock, no I/O, no globals."""

@@ -1,0 +1,329 @@
+"""The life of one instance: a table of (status, event) → what becomes of it.
+
+`step` is the only door. Each cell is a small function of (state, event, spec, now, roll) that returns the next
+state and the effects to carry out, in order. Times are seconds of the monotonic clock, `roll` is in [0, 1).
+
+Whoever drives it carries out the effects: GATE (is there a dependency to wait for? answer Hold or Go), SPAWN
+(answer Spawned or SpawnFailed), SIGNAL (the stop signal, to whom `stop_mode` says), KILL (the tree, at once),
+and Note (tell whoever listens); and sends Tick when `deadline` has come, Exited when the main process has ended,
+Emptied when after that the rest of its tree has gone too.
+"""
+
+from oxmgr.lifecycle.backoff import BASE_MS, restart_delay
+from oxmgr.model import status as is_
+from oxmgr.model.codec import Struct, replace
+from oxmgr.model.signals import signal_name
+from oxmgr.model.spec import ALWAYS, NEVER, Spec
+
+GATE = "gate"
+SPAWN = "spawn"
+SIGNAL = "signal"
+KILL = "kill"
+
+KILL_AGAIN = 1.0
+"""Seconds after which what a SIGKILL has not yet ended (a process inside the kernel) gets another."""
+
+START = "start"
+DECIDE = "decide"
+
+
+class Note(Struct, frozen=True, gc=False):
+    """An effect: `kind` is one of the kinds of oxmgr.model.messages.Event."""
+
+    kind: str
+    reason: str = ""
+
+
+class State(Struct, frozen=True, gc=False):
+    """Where an instance stands.
+
+    `then` is what follows a stop: nothing, START, or DECIDE (its main process had ended by itself and the rest of
+    its tree is being killed). `crashes` counts failures in a row, `streak` restarts in a row, `restarts` those
+    since the last reset. `exit_code` and `signal` are the last main process's. `reason` says why it is so.
+    """
+
+    status: str = is_.STOPPED
+    desired: bool = False
+    pid: int = 0
+    started: float = 0.0
+    deadline: float | None = None
+    then: str = ""
+    restarts: int = 0
+    crashes: int = 0
+    streak: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+
+
+class Start(Struct, frozen=True, gc=False):
+    """A user or a new daemon wants it to run."""
+
+
+class Hold(Struct, frozen=True, gc=False):
+    """A dependency is not there yet; the reason names it."""
+
+    reason: str
+
+
+class Go(Struct, frozen=True, gc=False):
+    """Nothing has to be waited for any more."""
+
+
+class Stop(Struct, frozen=True, gc=False):
+    """It shall not run. `keep`: only for now (the daemon is ending); what is desired stays."""
+
+    keep: bool = False
+
+
+class Restart(Struct, frozen=True, gc=False):
+    pass
+
+
+class Spawned(Struct, frozen=True, gc=False):
+    pid: int
+
+
+class SpawnFailed(Struct, frozen=True, gc=False):
+    reason: str
+
+
+class Adopted(Struct, frozen=True, gc=False):
+    """An earlier daemon's process was found alive; it began `age` seconds ago."""
+
+    pid: int
+    age: float
+
+
+class Exited(Struct, frozen=True, gc=False):
+    """The main process has ended; both None: how is not known. `empty`: nothing is left of its tree."""
+
+    exit_code: int | None
+    signal: int | None
+    empty: bool = True
+
+
+class Emptied(Struct, frozen=True, gc=False):
+    pass
+
+
+class Tick(Struct, frozen=True, gc=False):
+    """The deadline has come."""
+
+
+class Reset(Struct, frozen=True, gc=False):
+    """Counters back to zero."""
+
+
+Event = Start | Hold | Go | Stop | Restart | Spawned | SpawnFailed | Adopted | Exited | Emptied | Tick | Reset
+EVENTS = (Start, Hold, Go, Stop, Restart, Spawned, SpawnFailed, Adopted, Exited, Emptied, Tick, Reset)
+
+Effect = str | Note
+Step = tuple[State, tuple[Effect, ...]]
+
+
+def step(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    """What becomes of an instance."""
+    return _TABLE[state.status, type(event)](state, event, spec, now, roll)
+
+
+def describe_end(exit_code: int | None, signal: int | None) -> str:
+    """How a main process ended, in words."""
+    if signal is not None:
+        return f"killed by {signal_name(signal)}"
+    return "ended, its exit code is not known" if exit_code is None else f"exit code {exit_code}"
+
+
+# --- cells ---
+
+
+def _ignore(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    return state, ()
+
+
+def _begin(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    fresh = replace(
+        state, status=is_.WAITING, desired=True, deadline=None, then="", crashes=0, streak=0, pid=0, reason=""
+    )
+    return fresh, (GATE,)
+
+
+def _hold(state: State, event: Hold, spec: Spec, now: float, roll: float) -> Step:
+    if state.deadline is not None or state.reason == event.reason:
+        return state, ()
+    return replace(state, reason=event.reason), (Note("waiting", event.reason),)
+
+
+def _go(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    if state.deadline is not None:
+        return state, ()
+    if spec.start_delay_ms:
+        reason = f"start_delay_ms is {spec.start_delay_ms}"
+        held = replace(state, deadline=now + spec.start_delay_ms / 1000.0, reason=reason)
+        return held, (Note("waiting", reason),)
+    return _spawn(state, event, spec, now, roll)
+
+
+def _spawn(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    return replace(state, status=is_.STARTING, deadline=None, then="", reason=""), (SPAWN,)
+
+
+def _respawn(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    return _spawn(replace(state, restarts=state.restarts + 1), event, spec, now, roll)
+
+
+def _unwanted(state: State, event: Stop, spec: Spec, now: float, roll: float) -> Step:
+    if state.status in (is_.EXITED, is_.ERRORED) and event.keep:
+        return state, ()
+    desired = state.desired if event.keep else False
+    down = replace(state, status=is_.STOPPED, desired=desired, deadline=None, then="", reason="")
+    return down, () if state.status == is_.STOPPED else (Note("stopped"),)
+
+
+def _spawned(state: State, event: Spawned, spec: Spec, now: float, roll: float) -> Step:
+    return replace(state, status=is_.RUNNING, pid=event.pid, started=now, reason=""), (Note("started"),)
+
+
+def _spawned_late(state: State, event: Spawned, spec: Spec, now: float, roll: float) -> Step:
+    return replace(state, pid=event.pid, started=now), (SIGNAL,)
+
+
+def _adopt(state: State, event: Adopted, spec: Spec, now: float, roll: float) -> Step:
+    alive = replace(state, status=is_.RUNNING, pid=event.pid, started=now - event.age, reason="")
+    return alive, (Note("adopted"),)
+
+
+def _spawn_failed(state: State, event: SpawnFailed, spec: Spec, now: float, roll: float) -> Step:
+    state = replace(state, exit_code=None, signal=None)
+    if spec.restart == NEVER:
+        return _give_up(state, event.reason)
+    return _again(state, spec, now, roll, failed=True, reason=event.reason, at_least=BASE_MS / 1000.0)
+
+
+def _stop(state: State, event: Stop, spec: Spec, now: float, roll: float) -> Step:
+    return _stopping(replace(state, desired=state.desired and event.keep), "", spec, now)
+
+
+def _restart(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    return _stopping(replace(state, desired=True), START, spec, now)
+
+
+def _stopping(state: State, then: str, spec: Spec, now: float) -> Step:
+    deadline = now + spec.stop_timeout_ms / 1000.0
+    stopping = replace(state, status=is_.STOPPING, deadline=deadline, then=then, reason="")
+    return stopping, (Note("stopping"), SIGNAL)
+
+
+def _stop_after_all(state: State, event: Stop, spec: Spec, now: float, roll: float) -> Step:
+    return replace(state, desired=state.desired and event.keep, then=""), ()
+
+
+def _start_after_stop(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    return replace(state, desired=True, then=START), ()
+
+
+def _kill(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    again = replace(state, deadline=now + KILL_AGAIN)
+    if state.reason:
+        return again, (KILL,)
+    reason = f"still there {spec.stop_timeout_ms / 1000.0:g} s after {signal_name(spec.stop_signal)}"
+    return replace(again, reason=reason), (Note("killed", reason), KILL)
+
+
+def _ended(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
+    """By itself, that is: nobody had asked for it."""
+    state = replace(state, pid=0, exit_code=event.exit_code, signal=event.signal)
+    if now - state.started >= spec.restart_window_secs:
+        state = replace(state, crashes=0, streak=0)
+    if event.empty:
+        return _decide(state, spec, now, roll)
+    reason = "its main process ended, the rest of its tree is being killed"
+    rest = replace(state, status=is_.STOPPING, then=DECIDE, deadline=now + KILL_AGAIN, reason=reason)
+    return rest, (Note("killed", reason), KILL)
+
+
+def _stopped_main(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
+    state = replace(state, pid=0, exit_code=event.exit_code, signal=event.signal)
+    return _emptied(state, event, spec, now, roll) if event.empty else (state, ())
+
+
+def _emptied(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    if state.pid:
+        return state, ()
+    if state.then == START:
+        begun, effects = _begin(state, event, spec, now, roll)
+        return begun, (Note("stopped"), *effects)
+    if state.then == DECIDE:
+        return _decide(state, spec, now, roll)
+    return replace(state, status=is_.STOPPED, deadline=None, reason=""), (Note("stopped"),)
+
+
+def _decide(state: State, spec: Spec, now: float, roll: float) -> Step:
+    code, reason = state.exit_code, describe_end(state.exit_code, state.signal)
+    final = code in spec.stop_exit_codes
+    if final or spec.restart == NEVER or (code == 0 and spec.restart != ALWAYS):
+        done = replace(state, status=is_.EXITED, deadline=None, then="", reason=reason)
+        return done, (Note("exited", reason),)
+    return _again(state, spec, now, roll, failed=code != 0, reason=reason)
+
+
+def _again(
+    state: State, spec: Spec, now: float, roll: float, *, failed: bool, reason: str, at_least: float = 0.0
+) -> Step:
+    """A restart, now or later, or no more of them."""
+    crashes = state.crashes + 1 if failed else 0
+    ended = Note("crashed" if failed else "exited", reason)
+    state = replace(state, crashes=crashes, then="")
+    if failed and spec.max_restarts and crashes >= spec.max_restarts:
+        times = "once" if crashes == 1 else f"{crashes} times in a row"
+        given_up, effects = _give_up(state, f"failed {times}, max_restarts is {spec.max_restarts}: {reason}")
+        return given_up, (ended, *effects)
+    delay = max(restart_delay(spec, state.streak, roll), at_least)
+    state = replace(state, streak=state.streak + 1, reason=reason)
+    if delay <= 0.0:
+        return replace(state, status=is_.STARTING, deadline=None, restarts=state.restarts + 1), (ended, SPAWN)
+    waits = replace(state, status=is_.BACKOFF, deadline=now + delay)
+    return waits, (ended, Note("backoff", f"restarts in {delay:.1f} s"))
+
+
+def _give_up(state: State, reason: str) -> Step:
+    return replace(state, status=is_.ERRORED, deadline=None, then="", reason=reason), (Note("errored", reason),)
+
+
+def _reset(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
+    return replace(state, restarts=0, crashes=0, streak=0), (Note("reset"),)
+
+
+# --- the table: what a row does not name is ignored in that status ---
+
+_DOWN = {Start: _begin, Stop: _unwanted, Restart: _begin, Adopted: _adopt, Reset: _reset}
+
+_ROWS = {
+    is_.STOPPED: _DOWN,
+    is_.EXITED: _DOWN,
+    is_.ERRORED: _DOWN,
+    is_.WAITING: {Hold: _hold, Go: _go, Stop: _unwanted, Tick: _spawn, Reset: _reset},
+    is_.STARTING: {
+        Stop: _stop,
+        Restart: _restart,
+        Spawned: _spawned,
+        SpawnFailed: _spawn_failed,
+        Exited: _ended,
+        Reset: _reset,
+    },
+    is_.RUNNING: {Stop: _stop, Restart: _restart, Exited: _ended, Reset: _reset},
+    is_.BACKOFF: {Start: _begin, Stop: _unwanted, Restart: _begin, Tick: _respawn, Reset: _reset},
+    is_.STOPPING: {
+        Start: _start_after_stop,
+        Stop: _stop_after_all,
+        Restart: _start_after_stop,
+        Spawned: _spawned_late,
+        SpawnFailed: _emptied,
+        Exited: _stopped_main,
+        Emptied: _emptied,
+        Tick: _kill,
+        Reset: _reset,
+    },
+}
+
+_TABLE = {(status, event): _ROWS[status].get(event, _ignore) for status in is_.ALL for event in EVENTS}

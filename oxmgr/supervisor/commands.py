@@ -1,0 +1,437 @@
+"""What the daemon does for its clients: a method a request."""
+
+import os
+import time
+
+from oxmgr import __version__
+from oxmgr.lifecycle.machine import Reset, Restart, Stop
+from oxmgr.model import messages as m
+from oxmgr.model import status as is_
+from oxmgr.model.codec import replace
+from oxmgr.model.graph import find_cycle
+from oxmgr.model.signals import signal_name
+from oxmgr.model.spec import Spec
+from oxmgr.model.targets import selects
+from oxmgr.supervisor import process
+from oxmgr.supervisor.waiting import DOWN, GONE, UP, Waiter, Waiting
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from oxmgr.model.places import Places
+    from oxmgr.supervisor.control import Client
+    from oxmgr.supervisor.desired import Desired, Draft
+    from oxmgr.supervisor.events import Events
+    from oxmgr.supervisor.files import Health
+    from oxmgr.supervisor.fleet import Fleet, Instance
+
+INSTANCES_LIMIT = 10_000
+
+RESTARTING_KEYS = ("argv", "working_dir", "env", "log_file", "error_log_file")
+"""A change of any other key needs no new process."""
+
+
+class Refusal(Exception):
+    """The request is not carried out, and nothing has changed."""
+
+    def __init__(self, message: str, code: int = m.WRONG) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Commands:
+    """`end` is called once the daemon is to end and every instance is down."""
+
+    def __init__(
+        self,
+        fleet: "Fleet",
+        desired: "Desired",
+        events: "Events",
+        health: "Health",
+        places: "Places",
+        end: "Callable[[], None]",
+    ) -> None:
+        self._fleet = fleet
+        self._desired = desired
+        self._events = events
+        self._health = health
+        self._places = places
+        self._end = end
+        self._ending = False
+        self._started_at = time.time()
+        self._waiting = Waiting(fleet)
+        fleet.changed = self._on_change
+
+    def handle(self, request: m.Request, client: "Client") -> None:
+        """Answer it, now or later."""
+        try:
+            _HANDLERS[type(request)](self, request, client)
+        except Refusal as refusal:
+            client.finish(m.Failed(str(refusal), refusal.code))
+
+    # --- reading ---
+
+    def _get_instances(self, request: m.GetInstances, client: "Client") -> None:
+        chosen = self._select(request.targets) if request.targets else list(self._fleet)
+        client.finish(m.Instances([self._fleet.view(one) for one in chosen], self._health.warnings()))
+
+    def _get_env(self, request: m.GetEnv, client: "Client") -> None:
+        instance = self._select([request.target])[0]
+        words = os.fsdecode(instance.app.environ).split("\0")
+        env = dict(word.split("=", 1) for word in words if "=" in word)
+        client.finish(m.Env(env | process.own_env(instance.app.spec, instance.index)))
+
+    def _get_events(self, request: m.GetEvents, client: "Client") -> None:
+        kept = [sent for seq, sent in self._events.recent if seq > request.after]
+        for sent in kept[max(0, len(kept) - request.limit) :]:
+            client.send_frame(sent)
+        if request.follow:
+            client.send(m.EventsEnd())
+            client.follow(self._events.followers)
+        else:
+            client.finish(m.EventsEnd())
+
+    def _get_daemon(self, request: m.GetDaemon, client: "Client") -> None:
+        client.finish(
+            m.DaemonView(
+                pid=os.getpid(),
+                version=__version__,
+                started_at=self._started_at,
+                apps=len(self._fleet.apps),
+                instances=sum(1 for _ in self._fleet),
+                state=self._places.state,
+                run=self._places.run,
+                logs=self._places.logs,
+                warnings=self._health.warnings(),
+            )
+        )
+
+    # --- apply ---
+
+    def _apply(self, request: m.Apply, client: "Client") -> None:
+        self._check(request.specs)
+        if request.plan_only:
+            client.finish(m.Done(self._plan(request)))
+            return
+        self._refuse_when_ending()
+
+        def change(draft: "Draft") -> None:
+            for action in self._plan(request):
+                if action.action == "delete":
+                    draft.drop(action.app)
+            for spec in request.specs:
+                draft.put(spec, self._environ_for(spec, request.environ))
+
+        def saved(error: OSError | None) -> None:
+            if error is None:
+                self._carry_out(request, client)
+            else:
+                client.finish(m.Failed(f"nothing was changed: {_why_unsaved(error)}"))
+
+        self._desired.commit(change, saved)
+
+    def _environ_for(self, spec: Spec, environ: bytes) -> bytes:
+        """An app takes the environment of the command that starts or restarts it."""
+        app = self._fleet.apps.get(spec.name)
+        if app is None or _must_restart(spec, app.spec) or not any(one.state.pid for one in app.instances.values()):
+            return environ
+        return app.environ
+
+    def _carry_out(self, request: m.Apply, client: "Client") -> None:
+        """What was asked is saved. Now it is made true."""
+        apps = self._fleet.apps
+        changes = self._plan(request)
+        start: list[Instance] = []
+        restart: list[Instance] = []
+        leave: list[Instance] = []
+        for action in changes:
+            if action.action == "delete":
+                leave += apps[action.app].instances.values()
+        for spec, action in zip(request.specs, changes, strict=False):
+            environ = self._environ_for(spec, request.environ)
+            again = action.action == "change" and _must_restart(spec, apps[spec.name].spec)
+            app = self._fleet.put(spec, environ)
+            for instance in app.instances.values():
+                if instance.index >= spec.instances:
+                    leave.append(instance)
+                elif instance.down:
+                    if again or not _finished(instance):
+                        start.append(instance)
+                elif again:
+                    restart.append(instance)
+            if action.action in ("add", "change"):
+                kind = "added" if action.action == "add" else "changed"
+                self._events.tell(kind, app=spec.name, reason=", ".join(action.keys))
+        self._leave(leave)
+        self._fleet.bring_down(restart, Restart())
+        self._fleet.start(start)
+        stay = [one for spec in request.specs for one in apps[spec.name].instances.values() if not one.leaving]
+        goals = dict.fromkeys(leave, GONE)
+        goals.update((one, UP) for one in stay if not (one.down and _finished(one)))
+        self._wait(client, goals, stay, changes)
+
+    def _check(self, specs: list[Spec]) -> None:
+        names = [spec.name for spec in specs]
+        for name in names:
+            if names.count(name) > 1:
+                raise Refusal(f"{name} is there twice: give one of them another name")
+        for spec in specs:
+            if not 1 <= spec.instances <= INSTANCES_LIMIT or not spec.argv:
+                raise Refusal(f"{spec.name} needs a command and 1 to {INSTANCES_LIMIT} instances")
+        cycle = find_cycle(self._fleet.graph() | {spec.name: list(spec.depends_on) for spec in specs})
+        if cycle:
+            raise Refusal(f"depends_on goes in a circle: {' → '.join(cycle)}: take one of them out")
+
+    def _plan(self, request: m.Apply) -> list[m.Change]:
+        """A change for each spec, in their order, then the deletions."""
+        changes: list[m.Change] = []
+        for spec in request.specs:
+            app = self._fleet.apps.get(spec.name)
+            if app is None:
+                changes.append(m.Change(spec.name, "add"))
+                continue
+            keys = [key for key in Spec.__struct_fields__ if getattr(spec, key) != getattr(app.spec, key)]
+            idle = any(one.down and not _finished(one) for one in app.instances.values())
+            changes.append(m.Change(spec.name, "change" if keys else "start" if idle else "keep", keys))
+        if request.prune:
+            named = {spec.name for spec in request.specs}
+            changes += [m.Change(name, "delete") for name in self._fleet.apps if name not in named]
+        return changes
+
+    def _scale(self, request: m.Scale, client: "Client") -> None:
+        app = self._fleet.apps.get(request.app)
+        if app is None:
+            raise Refusal(f"there is no app {request.app}: see oxmgr list", m.NO_SUCH_APP)
+        count = request.instances + (app.spec.instances if request.relative else 0)
+        if not 1 <= count <= INSTANCES_LIMIT:
+            raise Refusal(
+                f"{request.app} cannot have {count} instances, but 1 to {INSTANCES_LIMIT}: "
+                "to have none, stop or delete it"
+            )
+        self._apply(m.Apply([replace(app.spec, instances=count)], app.environ), client)
+
+    # --- act ---
+
+    def _act(self, request: m.Act, client: "Client") -> None:
+        act = _VERBS.get(request.verb)
+        if act is None:
+            raise Refusal(f"{request.verb!r} is nothing that can be done: {', '.join(_VERBS)}")
+        self._refuse_when_ending()
+        act(self, self._select(request.targets), request, client)
+
+    def _start(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
+        environs = {one.app.spec.name: one.app.environ for one in chosen}
+        if request.environ is not None:
+            environs = {name: self._environ_for(self._fleet.apps[name].spec, request.environ) for name in environs}
+
+        def saved(error: OSError | None) -> None:
+            if error is not None:
+                client.finish(m.Failed(f"nothing was started: {_why_unsaved(error)}"))
+                return
+            for name, environ in environs.items():
+                if name in self._fleet.apps:
+                    self._fleet.apps[name].environ = environ
+            here = [one for one in chosen if not one.leaving]
+            self._fleet.start(here)
+            self._wait(client, dict.fromkeys(here, UP), chosen)
+
+        self._desired.commit(lambda draft: _want(draft, chosen, True, environs), saved)
+
+    def _stop(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
+        self._fleet.bring_down(chosen, Stop())
+        self._save_and_wait(chosen, False, DOWN, client)
+
+    def _restart(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
+        self._fleet.start([one for one in chosen if not one.state.pid])
+        self._fleet.bring_down([one for one in chosen if one.state.pid], Restart())
+        self._save_and_wait(chosen, True, UP, client)
+
+    def _save_and_wait(self, chosen: "list[Instance]", running: bool, goal: str, client: "Client") -> None:
+        """For what is done at once, disk or no disk: a full one must not keep anybody from stopping an app."""
+
+        def saved(error: OSError | None) -> None:
+            unsaved = "" if error is None else f"done, but not for the next daemon: {_why_unsaved(error)}"
+            self._wait(client, dict.fromkeys(chosen, goal), chosen, unsaved=unsaved)
+
+        self._desired.commit(lambda draft: _want(draft, chosen, running), saved)
+
+    def _delete(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
+        specs = {one.app.spec.name: one.app.spec for one in chosen}
+        for name in specs:
+            if any(one not in chosen for one in self._fleet.apps[name].instances.values()):
+                raise Refusal(f"one instance of {name} cannot be deleted: stop it, or use oxmgr scale {name}")
+        self._leave(chosen)
+
+        def drop(draft: "Draft") -> None:
+            for name in specs:
+                if name not in self._fleet.apps:
+                    draft.drop(name)
+
+        def gone(failed: dict[str, str]) -> None:
+            self._desired.commit(drop, saved)
+
+        def saved(error: OSError | None) -> None:
+            if error is None:
+                client.finish(m.Done(warnings=self._health.warnings()))
+            else:
+                client.finish(m.Failed(f"deleted, but it will be back with the next daemon: {_why_unsaved(error)}"))
+
+        self._waiting.add(Waiter(dict.fromkeys(chosen, GONE), client.progress, gone))
+
+    def _reset(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
+        for instance in chosen:
+            self._fleet.send(instance, Reset())
+        self._wait(client, {}, chosen)
+
+    # --- to a process ---
+
+    def _signal(self, request: m.SendSignal, client: "Client") -> None:
+        if not 1 <= request.signal <= 64:
+            raise Refusal(f"there is no signal {request.signal}")
+        chosen = self._select(request.targets)
+        failed = {
+            one.name: f"it is {one.state.status}: there is no process to send {signal_name(request.signal)} to"
+            for one in chosen
+            if not self._fleet.signal(one, request.signal)
+        }
+        client.finish(m.Done([], [self._fleet.view(one) for one in chosen], failed, self._health.warnings()))
+
+    def _input(self, request: m.SendInput, client: "Client") -> None:
+        chosen = self._select([request.target])
+        if len(chosen) > 1:
+            names = ", ".join(one.name for one in chosen)
+            raise Refusal(f"{request.target} is more than one instance: name one of {names}")
+        instance = chosen[0]
+        if not instance.state.pid:
+            raise Refusal(f"{instance.name} is {instance.state.status}: there is nobody to read it", m.FAILED)
+        try:
+            self._fleet.write_stdin(instance, request.data)
+        except BlockingIOError:
+            raise Refusal(f"{instance.name} does not read its input, and no more fits in front of it", m.FAILED) from None
+        except OSError as error:
+            raise Refusal(f"cannot write to {instance.name}: {error.strerror}", m.FAILED) from None
+        client.finish(m.Done([], [self._fleet.view(instance)]))
+
+    # --- the end ---
+
+    def _shutdown(self, request: m.StopDaemon, client: "Client") -> None:
+        chosen = list(self._fleet)
+        self._waiting.add(
+            Waiter(dict.fromkeys(chosen, DOWN), client.progress, lambda failed: client.finish(m.Done()))
+        )
+        self.shut_down()
+
+    def shut_down(self) -> None:
+        """Stop everything in order; what is desired stays. The second call hurries."""
+        if self._ending:
+            self._fleet.hurry()
+            return
+        self._ending = True
+        self._events.tell("daemon-stopping")
+        self._fleet.bring_down(list(self._fleet), Stop(keep=True))
+        self._end_when_down()
+
+    def _end_when_down(self) -> None:
+        if self._ending and all(one.down for one in self._fleet):
+            self._end()
+
+    def _refuse_when_ending(self) -> None:
+        if self._ending:
+            raise Refusal("the daemon is stopping: wait until it has, and try again", m.FAILED)
+
+    # --- shared ---
+
+    def _select(self, targets: list[str]) -> "list[Instance]":
+        chosen: dict[Instance, None] = {}
+        for target in targets:
+            found = [
+                one
+                for one in self._fleet
+                if selects(target, one.app.spec.name, one.index, one.app.spec.namespace)
+            ]
+            if not found and target != "all":
+                raise Refusal(f"there is no app or instance {target}: see oxmgr list", m.NO_SUCH_APP)
+            chosen.update(dict.fromkeys(found))
+        if not targets:
+            raise Refusal("nothing was named: name an app, @namespace, or all")
+        return list(chosen)
+
+    def _leave(self, instances: "Iterable[Instance]") -> None:
+        """Stop them and forget them."""
+        instances = list(instances)
+        for instance in instances:
+            instance.leaving = True
+            if instance.down:
+                self._fleet.remove(instance)
+        self._fleet.bring_down([one for one in instances if not one.down], Stop())
+
+    def _wait(
+        self,
+        client: "Client",
+        goals: "dict[Instance, str]",
+        shown: "list[Instance]",
+        changes: "Iterable[m.Change]" = (),
+        unsaved: str = "",
+    ) -> None:
+        def done(failed: dict[str, str]) -> None:
+            if unsaved:
+                client.finish(m.Failed(unsaved))
+                return
+            views = [self._fleet.view(one) for one in shown if self._fleet.has(one)]
+            client.finish(m.Done(list(changes), views, failed, self._health.warnings()))
+
+        self._waiting.add(Waiter(goals, client.progress, done))
+
+    def _on_change(self, instance: "Instance") -> None:
+        if instance.leaving and instance.down and self._fleet.has(instance):
+            self._fleet.remove(instance)
+        self._waiting.on_change(instance)
+        self._end_when_down()
+
+
+def _must_restart(new: Spec, old: Spec) -> bool:
+    return any(getattr(new, key) != getattr(old, key) for key in RESTARTING_KEYS)
+
+
+def _finished(instance: "Instance") -> bool:
+    """It has done its work: an apply does not do it again."""
+    state = instance.state
+    return state.status == is_.EXITED and (
+        state.exit_code == 0 or state.exit_code in instance.app.spec.stop_exit_codes
+    )
+
+
+def _want(
+    draft: "Draft", instances: "list[Instance]", running: bool, environs: "dict[str, bytes] | None" = None
+) -> None:
+    for instance in instances:
+        draft.want(instance.app.spec.name, instance.index, running)
+    for name, environ in (environs or {}).items():
+        draft.environ(name, environ)
+
+
+def _why_unsaved(error: OSError) -> str:
+    return f"it cannot be written to disk: {error.filename or 'the state folder'}: {error.strerror}"
+
+
+_VERBS: "dict[str, Callable[[Commands, list[Instance], m.Act, Client], None]]" = {
+    "start": Commands._start,
+    "stop": Commands._stop,
+    "restart": Commands._restart,
+    "delete": Commands._delete,
+    "reset": Commands._reset,
+}
+
+_HANDLERS: "dict[type, Callable[..., None]]" = {
+    m.Apply: Commands._apply,
+    m.Act: Commands._act,
+    m.Scale: Commands._scale,
+    m.SendSignal: Commands._signal,
+    m.SendInput: Commands._input,
+    m.GetInstances: Commands._get_instances,
+    m.GetEnv: Commands._get_env,
+    m.GetEvents: Commands._get_events,
+    m.GetDaemon: Commands._get_daemon,
+    m.StopDaemon: Commands._shutdown,
+}

@@ -1,0 +1,183 @@
+"""The daemon, from its first instruction to its last."""
+
+import fcntl
+import os
+import sys
+import time
+from _signal import SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+
+import _prctl
+
+from oxmgr import __version__
+from oxmgr.lifecycle.machine import Start, State, Stop
+from oxmgr.model import status as is_
+from oxmgr.model.codec import replace
+from oxmgr.model.messages import Observed
+from oxmgr.model.places import Places, find_places
+from oxmgr.supervisor import native
+from oxmgr.supervisor.commands import Commands
+from oxmgr.supervisor.control import Server
+from oxmgr.supervisor.desired import Desired
+from oxmgr.supervisor.events import Events
+from oxmgr.supervisor.files import Health
+from oxmgr.supervisor.fleet import Fleet, Instance
+from oxmgr.supervisor.journal import EventFile, Journal
+from oxmgr.supervisor.logfile import Log
+from oxmgr.supervisor.loop import READ, Loop
+
+SIGNALS = (SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGQUIT)
+
+
+def main(group: int = -1, told: int = -1) -> int:
+    """Supervise until told to end; the exit code. `group` may use the socket as well. To the fd `told` goes one
+    line: empty when the daemon answers, else why it does not."""
+    try:
+        places = find_places(dict(os.environ), os.getuid())
+        _make_folders(places, group)
+        lock = _lock(places)
+        run = _set_up(places, group)
+    except (OSError, ValueError, Busy) as error:
+        why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
+        _tell(told, f"the daemon cannot start: {why}")
+        return 1
+    _tell(told, "")
+    run()
+    os.close(lock)
+    return 0
+
+
+class Busy(Exception):
+    """Another daemon has this home."""
+
+
+def _set_up(places: Places, group: int) -> "Callable[[], None]":
+    os.umask(0o077)
+    log = Log(places.daemon_log)
+    log(f"oxmgr {__version__}, pid {os.getpid()}")
+    limits = _raise_fd_limit()
+    os.chdir("/")
+    _prctl.prctl(_prctl.PR_SET_NAME, "oxmgr")
+    # python-prctl's C half: its Python half builds 1 MB of wrappers that nothing here calls.
+    _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
+
+    loop = Loop()
+    health = Health(places.state, log)
+    desired = Desired(places.desired, loop, health)
+    journal = Journal(places.journal, health)
+    events = Events(EventFile(places.events, health), log)
+    fleet = Fleet(places, loop, journal, events, limits)
+    commands = Commands(fleet, desired, events, health, places, loop.stop)
+    signals = native.signalfd(list(SIGNALS))
+    loop.add(signals, READ, lambda _: _on_signals(signals, fleet, commands))
+    server = Server(places.socket, group, loop, log)
+    server.commands = commands
+
+    desired.load()
+    seen, same_boot = journal.load()
+    for saved in desired.apps.values():
+        fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
+    _restore(fleet, seen)
+    journal.open(lambda: [fleet.observed(instance) for instance in fleet])
+    events.tell("daemon-started")
+    _resume(fleet, desired, seen if same_boot else {})
+
+    def run() -> None:
+        loop.run()
+        server.close()
+        os.unlink(places.socket)
+        log("ended")
+        log.close()
+
+    return run
+
+
+def _make_folders(places: Places, group: int) -> None:
+    for folder in (places.state, places.run, places.logs):
+        os.makedirs(folder, 0o700, exist_ok=True)
+    if group >= 0:
+        os.chown(places.run, -1, group)
+        os.chmod(places.run, 0o750)
+
+
+def _lock(places: Places) -> int:
+    """One daemon a home. The lock goes with the process, however it ends (flock(2))."""
+    fd = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 32).decode().strip()
+        os.close(fd)
+        home = places.home or places.state
+        raise Busy(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
+    os.truncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())
+    return fd
+
+
+def _raise_fd_limit() -> list[int]:
+    """As high as it goes, for each instance takes an fd. Children get back what we were given, since a program
+    that uses select(2) does not stand more; so the triple for their start."""
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (hard, hard))
+    most = 0xFFFFFFFFFFFFFFFF
+    return [RLIMIT_NOFILE, soft if soft >= 0 else most, hard if hard >= 0 else most]
+
+
+def _restore(fleet: Fleet, seen: dict[tuple[str, int], Observed]) -> None:
+    """What an earlier daemon knew of each instance, but for what it had running."""
+    for instance in fleet:
+        old = seen.get((instance.app.spec.name, instance.index))
+        if old is not None:
+            final = old.status if old.status in is_.DOWN else is_.STOPPED
+            instance.state = State(
+                final,
+                restarts=old.restarts,
+                crashes=old.crashes,
+                streak=old.streak,
+                exit_code=old.exit_code,
+                signal=old.signal,
+                reason=old.reason if final != is_.STOPPED else "",
+            )
+
+
+def _resume(fleet: Fleet, desired: Desired, seen: dict[tuple[str, int], Observed]) -> None:
+    """Take over what an earlier daemon of this boot has left running, and start what is desired and does not.
+
+    What has finished or was given up stays so.
+    """
+    start: list[Instance] = []
+    stop: list[Instance] = []
+    for instance in fleet:
+        name = instance.app.spec.name
+        wanted = instance.index not in desired.apps[name].stopped
+        old = seen.get((name, instance.index))
+        if old is not None and old.pid:
+            if fleet.adopt(instance, old):
+                if not wanted:
+                    stop.append(instance)
+                continue
+            fleet.kill_rest(instance, old)
+        if wanted and instance.state.status == is_.STOPPED:
+            start.append(instance)
+        elif wanted:
+            instance.state = replace(instance.state, desired=True)
+    fleet.bring_down(stop, Stop())
+    fleet.start(start)
+
+
+def _on_signals(fd: int, fleet: Fleet, commands: Commands) -> None:
+    for number in native.read_signals(fd):
+        if number == SIGCHLD:
+            fleet.reap()
+        elif number != SIGHUP:
+            commands.shut_down()
+
+
+def _tell(fd: int, text: str) -> None:
+    """One line to whoever started us, or to the terminal."""
+    if fd >= 0:
+        os.write(fd, f"{text}\n".encode())
+        os.close(fd)
+    elif text:
+        print(f"oxmgr: {text}", file=sys.stderr)

@@ -1,0 +1,132 @@
+"""What was last true of each instance, and what happened: appended without fsync. Owns `journal` and `events`.
+
+They survive the daemon's death, for the kernel has them. After a power cut they mean nothing anyway.
+"""
+
+import os
+
+from oxmgr.model.codec import DecodeError, Decoder, encode
+from oxmgr.model.frames import MARK, file_header, read_records, record
+from oxmgr.model.messages import Boot, Event, Journaled, Observed
+from oxmgr.supervisor.files import Health, append, boot_id, open_append, write_aside
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+LIMIT = 1024 * 1024
+RECENT = 32 * 1024
+
+
+class Journal:
+    """The latest record of an instance counts. When it has grown by LIMIT bytes it is written anew."""
+
+    def __init__(self, path: str, health: Health) -> None:
+        self._path = path
+        self._health = health
+        self._all: Callable[[], Iterable[Observed]] = list
+        self._fd = -1
+        self._grown = 0
+
+    def load(self) -> tuple[dict[tuple[str, int], Observed], bool]:
+        """The last record of each (app, instance), and whether this is the boot that its pids are of."""
+        seen: dict[tuple[str, int], Observed] = {}
+        same_boot = False
+        decoder = Decoder(Journaled)
+        for payload in self._health.read(self._path, "journal", appended=True):
+            try:
+                entry = decoder.decode(payload)
+            except DecodeError as error:
+                self._health.keep_aside(self._path, "damaged", str(error))
+                continue
+            if isinstance(entry, Boot):
+                same_boot = entry.id == boot_id()
+            elif entry.gone:
+                seen.pop((entry.app, entry.index), None)
+            else:
+                seen[entry.app, entry.index] = entry
+        return seen, same_boot
+
+    def open(self, everything: "Callable[[], Iterable[Observed]]") -> None:
+        """Start writing; `everything` gives a record of each instance, for writing it anew."""
+        self._all = everything
+        self._write_anew()
+
+    def add(self, seen: Observed) -> None:
+        data = record(encode(seen))
+        try:
+            append(self._fd, data)
+        except OSError as error:
+            self._health.note(self._path, error)
+            return
+        self._grown += len(data)
+        if self._grown > LIMIT or self._health.failing:
+            self._write_anew()
+
+    def _write_anew(self) -> None:
+        entries = [Boot(boot_id()), *self._all()]
+        data = file_header("journal") + b"".join(record(encode(entry)) for entry in entries)
+        self._grown = 0
+        try:
+            fd = write_aside(self._path, data)
+            os.rename(f"{self._path}.new", self._path)
+        except OSError as error:
+            self._health.note(self._path, error)
+            return
+        self._health.note(self._path, None)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+
+
+class EventFile:
+    """Two files of LIMIT bytes at most: `events`, and `events.1` with those before."""
+
+    def __init__(self, path: str, health: Health) -> None:
+        self._path = path
+        self._health = health
+        self._fd = -1
+        self._size = 0
+
+    def recent(self) -> list[Event]:
+        """The last of them, some hundreds, oldest first."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - RECENT))
+                data = file.read()
+        except OSError:
+            return []
+        start = data.find(MARK)
+        found = read_records("events", file_header("events") + data[start:])[0] if start >= 0 else []
+        decoder = Decoder(Event)
+        events: list[Event] = []
+        for payload in found:
+            try:
+                events.append(decoder.decode(payload))
+            except DecodeError:
+                continue
+        return events
+
+    def add(self, event: Event) -> None:
+        data = record(encode(event))
+        try:
+            if self._fd < 0 or self._size > LIMIT:
+                self._open()
+            append(self._fd, data)
+        except OSError as error:
+            self._health.note(self._path, error)
+            return
+        self._size += len(data)
+        if self._health.failing:
+            self._health.note(self._path, None)
+
+    def _open(self) -> None:
+        if self._size > LIMIT:
+            os.rename(self._path, f"{self._path}.1")
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._fd = open_append(self._path)
+        self._size = os.fstat(self._fd).st_size
+        if not self._size:
+            append(self._fd, file_header("events"))

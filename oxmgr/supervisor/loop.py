@@ -1,0 +1,73 @@
+"""The one epoll loop: fds and times. Owns the epoll set and the timerfd; callbacks must not wait."""
+
+import select
+import time
+from heapq import heappop, heappush
+
+from oxmgr.supervisor import native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+
+class Loop:
+    """Runs until `stop()`. Times are seconds of CLOCK_MONOTONIC, which is also `time.monotonic()`."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._timerfd = native.timerfd()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._armed = 0.0
+        self._serial = 0
+        self._going = True
+        self.add(self._timerfd, READ, self._on_timer)
+
+    def add(self, fd: int, events: int, callback: "Callable[[int], None]") -> None:
+        """Call `callback(events)` when the fd has one of the events."""
+        self._callbacks[fd] = callback
+        self._epoll.register(fd, events)
+
+    def change(self, fd: int, events: int) -> None:
+        self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """To be called before the fd is closed: a copy of it in a child would go on telling of it (epoll(7))."""
+        del self._callbacks[fd]
+        self._epoll.unregister(fd)
+
+    def at(self, when: float, callback: "Callable[[], None]") -> None:
+        """Call once, at or soon after that time. What is no longer wanted must be told by the callback itself."""
+        self._serial += 1
+        heappush(self._timers, (when, self._serial, callback))
+
+    def run(self) -> None:
+        poll = self._epoll.poll
+        callbacks = self._callbacks
+        while self._going:
+            self._arm()
+            for fd, events in poll():
+                callback = callbacks.get(fd)
+                if callback is not None:
+                    callback(events)
+
+    def stop(self) -> None:
+        self._going = False
+
+    def _arm(self) -> None:
+        first = self._timers[0][0] if self._timers else 0.0
+        if first != self._armed:
+            native.timerfd_set(self._timerfd, max(1, int(first * 1e9)) if self._timers else 0)
+            self._armed = first
+
+    def _on_timer(self, _: int) -> None:
+        # Setting the timer again takes back its expiry, so the fd needs no read.
+        self._armed = -1.0
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            heappop(self._timers)[2]()

@@ -1,0 +1,173 @@
+"""Starts and signals processes. Owns the pidfds; nobody else signals."""
+
+import os
+from _signal import pidfd_send_signal
+
+from oxmgr.model.spec import Spec, instance_name, log_paths
+from oxmgr.supervisor import native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oxmgr.model.places import Places
+
+UMASK = 0o022
+
+
+class StartError(Exception):
+    """The program does not run; the text says what could not be done, on what, and why."""
+
+
+class Process:
+    """A main process, ours or adopted (`child` false), from its start to its reaping.
+
+    `pid` stays the kernel's name for it as long as we have not reaped it (`reaped`), so until then it and its
+    process group and session, which carry the same number, can be signalled without hitting a stranger.
+    """
+
+    __slots__ = ("child", "pid", "pidfd", "reaped")
+
+    def __init__(self, pid: int, pidfd: int, child: bool = True) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.child = child
+        self.reaped = False
+
+    def signal(self, number: int) -> bool:
+        """False when it is gone."""
+        if self.reaped:
+            return False
+        try:
+            if self.pidfd >= 0:
+                pidfd_send_signal(self.pidfd, number)
+            else:
+                os.kill(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def signal_group(self, number: int) -> None:
+        if self.reaped:
+            return
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            # Its leader has moved to another group, or this is an adopted one that is gone.
+            self.signal(number)
+
+    def close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def start(spec: Spec, index: int, environ: bytes, places: "Places", limits: list[int]) -> Process:
+    """Run an instance's program: `environ` is what its starter had. StartError when it does not run."""
+    name = instance_name(spec.name, index, spec.instances)
+    fds: list[int] = []
+    try:
+        fds.append(_open_stdin(places.stdin(f"{spec.name}:{index}")))
+        out, err = log_paths(spec, index, places.logs)
+        fds.append(_open_log(out))
+        fds.append(_open_log(err) if err != out else fds[1])
+        pid, pidfd = native.spawn(
+            _strings(spec.argv),
+            _strings([f"{key}={value}" for key, value in own_env(spec, index).items()]),
+            environ,
+            os.fsencode(spec.working_dir),
+            fds,
+            limits,
+            UMASK,
+        )
+    except native.SpawnError as error:
+        on = {"execute": f" {spec.argv[0]}", "change to the folder": f" {spec.working_dir}"}.get(error.step, "")
+        raise StartError(f"cannot start {name}: {error.step}{on}: {error.strerror}") from None
+    except OSError as error:
+        raise StartError(f"cannot start {name}: open {error.filename}: {error.strerror}") from None
+    finally:
+        for fd in set(fds):
+            os.close(fd)
+    return Process(pid, pidfd)
+
+
+def own_env(spec: Spec, index: int) -> dict[str, str]:
+    """What an instance gets beside its starter's environment."""
+    number = str(index)
+    return {**spec.env, "OXMGR_APP": spec.name, "OXMGR_INSTANCE_ID": number, "NODE_APP_INSTANCE": number}
+
+
+def _strings(words: list[str]) -> bytes:
+    return os.fsencode("".join(f"{word}\0" for word in words))
+
+
+def _open_stdin(path: str) -> int:
+    """A FIFO that the child has open both ways: it never sees an end, and anybody with the right can write to it.
+
+    Opening a FIFO for reading and writing does not wait (fifo(7)).
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        os.mkfifo(path, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def _open_log(path: str) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+    # Without waiting, for a FIFO that nobody reads; the child's own writes shall wait.
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK, 0o640)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), 0o750, exist_ok=True)
+        fd = os.open(path, flags | os.O_NONBLOCK, 0o640)
+    os.set_blocking(fd, True)
+    return fd
+
+
+def write_stdin(path: str, data: bytes) -> None:
+    """All of it or an OSError: BlockingIOError when the app does not read what was sent before."""
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if os.write(fd, data) < len(data):
+            raise BlockingIOError(11, "only a part was taken")
+    finally:
+        os.close(fd)
+
+
+# --- facts about processes, from proc(5) ---
+
+
+def read_stat(pid: int) -> list[bytes] | None:
+    """The fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, …), or None when it is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        data = os.read(fd, 1024)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    # The name, in parentheses, may hold anything.
+    return data[data.rindex(b")") + 2 :].split()
+
+
+def start_ticks(pid: int) -> int:
+    """Field 22: clock ticks after boot at which it began; 0 when it is gone."""
+    stat = read_stat(pid)
+    return int(stat[19]) if stat else 0
+
+
+def adopt(pid: int, ticks: int) -> Process | None:
+    """An earlier daemon's main process, if that pid is still that process and it has not ended."""
+    if pid <= 0 or start_ticks(pid) != ticks:
+        return None
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    stat = read_stat(pid)
+    if stat and int(stat[19]) == ticks and stat[0] not in (b"Z", b"X"):
+        return Process(pid, pidfd, child=False)
+    os.close(pidfd)
+    return None
