@@ -154,13 +154,16 @@ def _resume(fleet: Fleet, desired: Desired, seen: dict[tuple[str, int], Observed
         old = seen.get((name, instance.index))
         if old is not None and old.pid:
             if fleet.adopt(instance, old):
+                instance.state = replace(instance.state, desired=wanted)
                 if not wanted:
                     stop.append(instance)
                 continue
             fleet.kill_rest(instance, old)
-        if wanted and instance.state.status == is_.STOPPED:
+        if not wanted:
+            continue
+        if instance.state.status == is_.STOPPED:
             start.append(instance)
-        elif wanted:
+        else:
             instance.state = replace(instance.state, desired=True)
     fleet.bring_down(stop, Stop())
     fleet.start(start)

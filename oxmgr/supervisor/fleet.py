@@ -388,25 +388,28 @@ class Fleet:
             tree.kill_trees(left)
 
     def _on_foreign_end(self, instance: Instance, main: Process, events: int) -> None:
-        try:
-            code, number = native.pidfd_exit(main.pidfd)
-        except BlockingIOError:
-            if not events & HANGUP:
-                # Ended, not reaped. What is left to hear is the hang-up at the reaping.
-                self._loop.change(main.pidfd, 0)
-                self._loop.at(time.monotonic() + REAP_PATIENCE, lambda: self._foreign_ended(instance, main, None, None))
-                return
-            code = number = None
-        except OSError:
-            code = number = None
-        self._foreign_ended(instance, main, code, number)
+        ended = process.zombie_exit(main.pid)
+        if ended is None:
+            try:
+                ended = native.pidfd_exit(main.pidfd)
+            except BlockingIOError:
+                if not events & HANGUP:
+                    # Ended, not reaped, and not ours to look at: what is left to hear is the hang-up at the reaping.
+                    self._loop.change(main.pidfd, 0)
+                    later = time.monotonic() + REAP_PATIENCE
+                    self._loop.at(later, lambda: self._foreign_ended(instance, main, (None, None)))
+                    return
+                ended = None, None
+            except OSError:
+                ended = None, None
+        self._foreign_ended(instance, main, ended)
 
-    def _foreign_ended(self, instance: Instance, main: Process, code: int | None, number: int | None) -> None:
+    def _foreign_ended(self, instance: Instance, main: Process, ended: tuple[int | None, int | None]) -> None:
         if instance.process is not main:
             return
         self._loop.remove(main.pidfd)
         self._let_go(instance)
-        self._end(instance, code, number, empty=not self._left_of(instance))
+        self._end(instance, *ended, empty=not self._left_of(instance))
 
     # --- views ---
 

@@ -158,6 +158,16 @@ def start_ticks(pid: int) -> int:
     return int(stat[19]) if stat else 0
 
 
+def zombie_exit(pid: int) -> tuple[int | None, int | None] | None:
+    """How a process that nobody has reaped yet ended: (exit code, None) or (None, signal). None when it may not be
+    told (field 52 is for those who may ptrace it) or is not there."""
+    stat = read_stat(pid)
+    if stat is None or stat[0] != b"Z" or os.geteuid() not in (0, os.stat(f"/proc/{pid}").st_uid):
+        return None
+    status = int(stat[49])
+    return (None, status & 0x7F) if status & 0x7F else (status >> 8, None)
+
+
 def adopt(pid: int, ticks: int) -> Process | None:
     """An earlier daemon's main process, if that pid is still that process and it has not ended."""
     if pid <= 0 or start_ticks(pid) != ticks:

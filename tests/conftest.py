@@ -1,0 +1,241 @@
+"""What every test gets: a home of its own, and nothing of it left behind.
+
+The test run is a subreaper, so whatever a daemon or an app leaves becomes its child, and is found, ended by its
+handle, and counted as a failure of the test that made it.
+"""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import _prctl
+import pytest
+
+from oxmgr.client.connection import Connection, NoDaemon, connect
+from oxmgr.client.launch import daemon_argv
+from oxmgr.model.messages import Apply, Change, Done, GetInstances, Instances, InstanceView, StopDaemon
+from oxmgr.model.places import Places, find_places
+from oxmgr.model.spec import Spec
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEADLINE = 10.0
+
+for name in [name for name in os.environ if name.startswith("OXMGR_")]:
+    del os.environ[name]
+
+
+def pytest_sessionstart() -> None:
+    _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
+
+
+def wait_until(what: Callable[[], object], why: str, seconds: float = DEADLINE) -> None:
+    """For what tells nobody when it comes. Fails with `why` at the deadline."""
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s: {why}")
+        # Looked at again when 2 ms have passed; the deadline, not this, decides.
+        select.select([], [], [], 0.002)
+
+
+def children() -> list[int]:
+    """Of this test run, all threads."""
+    found: list[int] = []
+    for thread in os.listdir("/proc/self/task"):
+        found += map(int, Path(f"/proc/self/task/{thread}/children").read_text().split())
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it, as far as they are there."""
+    found = [pid]
+    for one in found:
+        try:
+            for thread in os.listdir(f"/proc/{one}/task"):
+                found += map(int, Path(f"/proc/{one}/task/{thread}/children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def end_tree(pid: int) -> None:
+    """Kill a child of ours and all below it, each by its pidfd, and reap what is ours."""
+    for one in tree(pid):
+        try:
+            handle = os.pidfd_open(one)
+        except ProcessLookupError:
+            continue
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [], DEADLINE)
+        os.close(handle)
+
+
+def reap_all(known: set[int]) -> None:
+    for pid in children():
+        if pid not in known:
+            os.waitpid(pid, os.WNOHANG)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No process that a test started, or that those started, outlives it."""
+    before = set(children())
+    yield
+    reap_all(before)
+    left = [pid for pid in children() if pid not in before]
+    told = []
+    while left:
+        for pid in left:
+            try:
+                told.append(f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes()[:200]!r}")
+            except OSError:
+                pass
+            end_tree(pid)
+            os.waitpid(pid, 0)
+        left = [pid for pid in children() if pid not in before]
+    assert not told, f"left behind: {told}"
+
+
+class Home:
+    """A home with a daemon, seen through the control protocol."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.places: Places = find_places({"OXMGR_HOME": str(folder)}, os.getuid())
+        self.env = {"PATH": os.environ["PATH"], "OXMGR_HOME": str(folder), "HOME": str(folder)}
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.connections: list[Connection] = []
+
+    def start_daemon(self, *, nofile: int | None = None, wrap: list[str] | None = None) -> int:
+        """The pid of a daemon that answers."""
+        reading, told = os.pipe()
+        argv = [*(wrap or []), *daemon_argv(told=told)]
+        if nofile is not None:
+            argv = ["sh", "-c", f'ulimit -n {nofile}; exec "$@"', "sh", *argv]
+        self.daemon = subprocess.Popen(argv, env=self.env, pass_fds=[told], stdin=subprocess.DEVNULL)
+        os.close(told)
+        with open(reading, "rb") as file:
+            why = file.read()
+        assert why == b"\n", why
+        return self.daemon.pid
+
+    def connect(self) -> Connection:
+        connection = connect(self.places)
+        self.connections.append(connection)
+        return connection
+
+    def request(self, request: object) -> Done:
+        """The reply to a changing request, on a connection of its own."""
+        connection = connect(self.places)
+        try:
+            reply = connection.request(request)  # type: ignore[arg-type]
+        finally:
+            connection.close()
+        assert isinstance(reply, Done)
+        return reply
+
+    def apply(self, *specs: Spec, prune: bool = False) -> Done:
+        environ = "".join(f"{key}={value}\0" for key, value in self.env.items()).encode()
+        return self.request(Apply(list(specs), environ, prune))
+
+    def views(self) -> dict[str, InstanceView]:
+        connection = connect(self.places)
+        try:
+            reply = connection.request(GetInstances())
+        finally:
+            connection.close()
+        assert isinstance(reply, Instances)
+        return {view.name: view for view in reply.instances}
+
+    def pid(self, name: str) -> int:
+        pid = self.views()[name].pid
+        assert pid is not None, self.views()[name]
+        return pid
+
+    def until(self, name: str, what: Callable[[InstanceView], object], why: str = "") -> InstanceView:
+        """The view of an instance as soon as that is true of it."""
+        last: list[InstanceView] = []
+
+        def look() -> object:
+            last[:] = [self.views()[name]]
+            return what(last[0])
+
+        try:
+            wait_until(look, why)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {last}") from None
+        return last[0]
+
+    def kill_daemon(self) -> None:
+        assert self.daemon is not None
+        for connection in self.connections:
+            connection.close()
+        self.connections.clear()
+        self.daemon.kill()
+        self.daemon.wait()
+
+    def stop_daemon(self) -> int:
+        """Its exit code."""
+        assert self.daemon is not None
+        self.request(StopDaemon())
+        return self.daemon.wait(DEADLINE)
+
+    def end(self) -> None:
+        for connection in self.connections:
+            connection.close()
+        if self.daemon is not None and self.daemon.poll() is None:
+            try:
+                self.apply(prune=True)
+                self.request(StopDaemon())
+                self.daemon.wait(DEADLINE)
+            except (NoDaemon, AssertionError, subprocess.TimeoutExpired):
+                end_tree(self.daemon.pid)
+                self.daemon.wait()
+                raise
+
+    def sh(self, name: str, script: str, **keys: object) -> Spec:
+        """An app that is a shell script."""
+        spec = {"working_dir": str(self.folder), **keys}
+        return Spec(name, script, ["/bin/sh", "-c", script], **spec)  # type: ignore[arg-type]
+
+    def python(self, name: str, script: str, **keys: object) -> Spec:
+        spec = {"working_dir": str(self.folder), **keys}
+        return Spec(name, "python", [sys.executable, "-I", "-S", "-u", "-c", script], **spec)  # type: ignore[arg-type]
+
+    def log(self, name: str, stream: str = "out") -> str:
+        path = Path(f"{self.places.logs}/{name}.{stream}.log")
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def empty_home(nothing_left: None) -> Iterator[Home]:
+    """No daemon yet. The folder is short, for sockets have short names."""
+    folder = Path(tempfile.mkdtemp(prefix="ox-"))
+    home = Home(folder)
+    try:
+        yield home
+    finally:
+        try:
+            home.end()
+        finally:
+            shutil.rmtree(folder)
+
+
+@pytest.fixture
+def home(empty_home: Home) -> Home:
+    empty_home.start_daemon()
+    return empty_home
+
+
+def actions(done: Done) -> dict[str, str]:
+    return {change.app: change.action for change in done.changes}
+
+
+__all__ = ["Change", "Home", "actions", "children", "tree", "wait_until"]

@@ -1,0 +1,348 @@
+"""The life of an instance, with a fake clock and a fake kernel: any history of commands, exits and time."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from oxmgr.lifecycle import machine as m
+from oxmgr.lifecycle.backoff import restart_delay
+from oxmgr.model import status as is_
+from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec
+
+
+def make_spec(**keys: object) -> Spec:
+    return Spec("app", "app", ["app"], "/", **keys)  # type: ignore[arg-type]
+
+
+def run(spec: Spec, *events: m.Event, state: m.State | None = None, now: float = 100.0) -> tuple[m.State, list[m.Effect]]:
+    """Feed events at one moment; the last state and all effects."""
+    state = state or m.State()
+    effects: list[m.Effect] = []
+    for event in events:
+        state, more = m.step(state, event, spec, now, 0.0)
+        effects += more
+    return state, effects
+
+
+def notes(effects: list[m.Effect]) -> list[str]:
+    return [effect.kind for effect in effects if isinstance(effect, m.Note)]
+
+
+def test_the_table_is_total() -> None:
+    assert set(m._TABLE) == {(status, event) for status in is_.ALL for event in m.EVENTS}
+
+
+def test_every_status_can_be_left() -> None:
+    spec = make_spec()
+    samples: list[m.Event] = [
+        m.Start(),
+        m.Go(),
+        m.Stop(),
+        m.Spawned(7),
+        m.Exited(1, None),
+        m.Emptied(),
+        m.Tick(),
+    ]
+    for status in is_.ALL:
+        state = m.State(status, deadline=None)
+        assert any(m.step(state, event, spec, 0.0, 0.0)[0].status != status for event in samples), status
+
+
+RUNNING = (m.Start(), m.Go(), m.Spawned(7))
+
+
+def test_first_crash_restarts_at_once_and_the_next_waits() -> None:
+    spec = make_spec()
+    state, effects = run(spec, *RUNNING, m.Exited(None, 9))
+    assert state.status == is_.STARTING and effects[-1] == m.SPAWN and state.restarts == 1
+    state, effects = run(spec, m.Spawned(8), m.Exited(1, None), state=state)
+    assert state.status == is_.BACKOFF and state.deadline == 100.1
+
+
+def test_a_restart_delay_counts_for_the_first_crash_too() -> None:
+    state, _ = run(make_spec(restart_delay_ms=100), *RUNNING, m.Exited(1, None))
+    assert state.status == is_.BACKOFF and state.deadline == 100.1
+
+
+def test_delays_double_up_to_the_maximum() -> None:
+    spec = make_spec(restart_delay_max_ms=1000)
+    assert [restart_delay(spec, streak, 0.0) for streak in range(7)] == [0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert restart_delay(spec, 3, 0.999) <= 0.4 * 1.1
+    assert restart_delay(spec, 60, 0.999) == 1.0
+
+
+def test_a_maximum_of_zero_means_no_delay_ever() -> None:
+    spec = make_spec(restart_delay_ms=500, restart_delay_max_ms=0)
+    assert {restart_delay(spec, streak, 0.5) for streak in range(100)} == {0.0}
+
+
+def test_a_good_run_sets_the_counters_back() -> None:
+    spec = make_spec(restart_window_secs=60, max_restarts=3)
+    state, _ = run(spec, *RUNNING, m.Exited(1, None), m.Spawned(8), m.Exited(1, None), m.Tick(), m.Spawned(9))
+    assert state.crashes == 2
+    state, _ = m.step(state, m.Exited(1, None), spec, 160.1, 0.0)
+    assert (state.crashes, state.streak, state.status) == (1, 1, is_.STARTING)
+
+
+def test_max_restarts_counts_crashes_in_a_row() -> None:
+    spec = make_spec(max_restarts=2, restart_delay_max_ms=0)
+    state, effects = run(spec, *RUNNING, m.Exited(1, None), m.Spawned(8), m.Exited(3, None))
+    assert state.status == is_.ERRORED and state.desired
+    assert "exit code 3" in state.reason and notes(effects)[-2:] == ["crashed", "errored"]
+
+
+def test_a_clean_exit_breaks_a_row_of_crashes() -> None:
+    spec = make_spec(max_restarts=2, restart_delay_max_ms=0, restart=ALWAYS)
+    state, _ = run(
+        spec, *RUNNING, m.Exited(1, None), m.Spawned(8), m.Exited(0, None), m.Spawned(9), m.Exited(1, None)
+    )
+    assert state.status == is_.STARTING
+
+
+def test_policies() -> None:
+    cases = {
+        (ALWAYS, 0): is_.STARTING,
+        (ALWAYS, 1): is_.STARTING,
+        (ON_FAILURE, 0): is_.EXITED,
+        (ON_FAILURE, 1): is_.STARTING,
+        (NEVER, 0): is_.EXITED,
+        (NEVER, 1): is_.EXITED,
+    }
+    for (policy, code), wanted in cases.items():
+        state, _ = run(make_spec(restart=policy), *RUNNING, m.Exited(code, None))
+        assert state.status == wanted, (policy, code)
+    for policy in (ALWAYS, ON_FAILURE, NEVER):
+        state, _ = run(make_spec(restart=policy, stop_exit_codes=[42]), *RUNNING, m.Exited(42, None))
+        assert state.status == is_.EXITED
+
+
+def test_an_end_of_which_nothing_is_known_counts_as_a_failure() -> None:
+    state, _ = run(make_spec(), *RUNNING, m.Exited(None, None))
+    assert state.status == is_.STARTING and state.crashes == 1
+
+
+def test_a_crash_with_left_overs_kills_them_before_it_starts_again() -> None:
+    state, effects = run(make_spec(), *RUNNING, m.Exited(1, None, empty=False))
+    assert state.status == is_.STOPPING and effects[-1] == m.KILL
+    state, effects = run(make_spec(), m.Emptied(), state=state)
+    assert state.status == is_.STARTING and effects[-1] == m.SPAWN
+
+
+def test_a_stop_waits_for_the_whole_tree() -> None:
+    state, effects = run(make_spec(), *RUNNING, m.Stop(), m.Exited(0, None, empty=False))
+    assert state.status == is_.STOPPING and not state.pid
+    assert effects[-1] == m.SIGNAL
+    state, _ = run(make_spec(), m.Emptied(), state=state)
+    assert state.status == is_.STOPPED and not state.desired
+
+
+def test_a_stop_escalates_and_goes_on_escalating() -> None:
+    spec = make_spec(stop_timeout_ms=500)
+    state, _ = run(spec, *RUNNING, m.Stop())
+    assert state.deadline == 100.5
+    state, effects = run(spec, m.Tick(), state=state, now=100.5)
+    assert notes(effects) == ["killed"] and effects[-1] == m.KILL and "0.5 s after SIGTERM" in state.reason
+    state, effects = run(spec, m.Tick(), state=state, now=101.5)
+    assert effects == [m.KILL] and state.deadline == 102.5
+
+
+def test_a_daemon_that_ends_leaves_what_is_desired() -> None:
+    for events in (RUNNING, (m.Start(), m.Hold("waits for db"))):
+        state, _ = run(make_spec(), *events, m.Stop(keep=True))
+        state, _ = run(make_spec(), m.Exited(0, None), state=state)
+        assert (state.status, state.desired) == (is_.STOPPED, True)
+
+
+def test_finished_and_given_up_stay_so_when_the_daemon_ends() -> None:
+    state, _ = run(make_spec(restart=NEVER), *RUNNING, m.Exited(1, None), m.Stop(keep=True))
+    assert state.status == is_.EXITED
+    state, _ = run(make_spec(max_restarts=1), *RUNNING, m.Exited(1, None), m.Stop(keep=True))
+    assert state.status == is_.ERRORED
+
+
+def test_start_during_a_stop_starts_after_it_and_stop_takes_that_back() -> None:
+    state, _ = run(make_spec(), *RUNNING, m.Stop(), m.Start())
+    assert state.status == is_.STOPPING and state.desired
+    again, effects = run(make_spec(), m.Exited(0, None), state=state)
+    assert again.status == is_.WAITING and effects[-1] == m.GATE
+    state, _ = run(make_spec(), m.Stop(), m.Exited(0, None), state=state)
+    assert state.status == is_.STOPPED
+
+
+def test_a_program_that_cannot_be_executed_is_tried_again_after_a_delay() -> None:
+    state, _ = run(make_spec(restart_delay_max_ms=0), m.Start(), m.Go(), m.SpawnFailed("no such file"))
+    assert state.status == is_.BACKOFF and state.deadline == 100.1 and state.reason == "no such file"
+    state, _ = run(make_spec(restart=NEVER), m.Start(), m.Go(), m.SpawnFailed("no such file"))
+    assert state.status == is_.ERRORED
+
+
+def test_a_start_delay_counts_once() -> None:
+    spec = make_spec(start_delay_ms=500)
+    state, _ = run(spec, m.Start(), m.Go())
+    assert state.status == is_.WAITING and state.deadline == 100.5
+    state, _ = run(spec, m.Go(), m.Hold("x"), state=state)
+    assert state.deadline == 100.5, "a second Go does not begin it anew, and a Hold comes too late"
+    state, effects = run(spec, m.Tick(), m.Spawned(7), m.Exited(1, None), state=state)
+    assert state.status == is_.STARTING and effects[-1] == m.SPAWN
+
+
+specs = st.builds(
+    make_spec,
+    restart=st.sampled_from([ALWAYS, ON_FAILURE, NEVER]),
+    restart_delay_ms=st.sampled_from([None, 0, 50, 100_000]),
+    restart_delay_max_ms=st.sampled_from([0, 100, 30_000]),
+    max_restarts=st.integers(0, 4),
+    start_delay_ms=st.sampled_from([0, 200]),
+    stop_timeout_ms=st.sampled_from([0, 100, 10_000]),
+    stop_exit_codes=st.sampled_from([[], [3]]),
+)
+
+
+class Life(RuleBasedStateMachine):
+    """The driver that the daemon has, with a kernel that the test decides for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.state = m.State()
+        self.main = 0
+        self.rest = False
+        self.wanted = False
+        self.blocked = False
+        self.spawn_works = True
+        self.pids = 0
+
+    @initialize(spec=specs)
+    def begin(self, spec: Spec) -> None:
+        self.spec = spec
+
+    def send(self, event: m.Event) -> None:
+        following: m.Event | None = event
+        for _ in range(20):
+            if following is None:
+                return
+            self.state, effects = m.step(self.state, following, self.spec, self.now, 0.5)
+            following = None
+            for effect in effects:
+                following = self.carry_out(effect) or following
+        raise AssertionError("one event led to an endless chain of others")
+
+    def carry_out(self, effect: m.Effect) -> m.Event | None:
+        if effect == m.SPAWN:
+            assert not self.main and not self.rest, "started while something of it lived"
+            assert self.wanted, "started although nobody wanted it to run"
+            if not self.spawn_works:
+                return m.SpawnFailed("no such file")
+            self.pids += 1
+            self.main = self.pids
+            return m.Spawned(self.main)
+        if effect == m.GATE:
+            return m.Hold("waits for db") if self.blocked else m.Go()
+        if effect == m.KILL and not self.main:
+            if not self.rest:
+                return m.Emptied()
+            self.rest = False
+        return None
+
+    def exit(self, code: int | None, signal: int | None, rest: bool) -> None:
+        self.main = 0
+        self.rest = rest
+        self.send(m.Exited(code, signal, empty=not rest))
+
+    @rule()
+    def start(self) -> None:
+        self.wanted = True
+        self.send(m.Start())
+
+    @rule()
+    def restart(self) -> None:
+        self.wanted = True
+        self.send(m.Restart())
+
+    @rule(keep=st.booleans())
+    def stop(self, keep: bool) -> None:
+        self.wanted = False
+        self.send(m.Stop(keep))
+
+    @rule()
+    def reset(self) -> None:
+        self.send(m.Reset())
+
+    @precondition(lambda self: self.main)
+    @rule(code=st.sampled_from([0, 1, 3]), rest=st.booleans())
+    def main_exits(self, code: int, rest: bool) -> None:
+        self.exit(code, None, rest)
+
+    @precondition(lambda self: self.main)
+    @rule(signal=st.sampled_from([9, 11, 15]), rest=st.booleans())
+    def main_is_killed(self, signal: int, rest: bool) -> None:
+        self.exit(None, signal, rest)
+
+    @precondition(lambda self: self.rest)
+    @rule()
+    def rest_goes(self) -> None:
+        self.rest = False
+        self.send(m.Emptied())
+
+    @rule(blocked=st.booleans())
+    def dependency_changes(self, blocked: bool) -> None:
+        self.blocked = blocked
+        if self.state.status == is_.WAITING:
+            self.send(m.Hold("waits for db") if blocked else m.Go())
+
+    @rule(works=st.booleans())
+    def program_comes_or_goes(self, works: bool) -> None:
+        self.spawn_works = works
+
+    @rule(seconds=st.sampled_from([0.0, 0.05, 1.0, 59.0, 1000.0]))
+    def time_passes(self, seconds: float) -> None:
+        end = self.now + seconds
+        for _ in range(2000):
+            deadline = self.state.deadline
+            if deadline is None or deadline > end:
+                break
+            self.now = max(self.now, deadline)
+            self.send(m.Tick())
+            if self.state.status == is_.STOPPING and self.main:
+                self.exit(None, 9, rest=False)
+        self.now = end
+
+    @invariant()
+    def a_status_means_what_it_says(self) -> None:
+        status = self.state.status
+        assert (status == is_.RUNNING) == (bool(self.main) and status != is_.STOPPING)
+        assert self.state.pid == self.main
+        if status in (is_.BACKOFF, is_.STOPPING):
+            assert self.state.deadline is not None, "nothing would ever end this"
+        elif status != is_.WAITING:
+            assert self.state.deadline is None
+        if status in is_.DOWN:
+            assert not self.main and not self.rest and self.state.then == ""
+        if status == is_.WAITING and self.state.deadline is None:
+            assert self.blocked
+
+    def teardown(self) -> None:
+        """Every stop and every backoff ends."""
+        if not hasattr(self, "spec"):
+            return
+        self.spawn_works = True
+        self.blocked = False
+        if self.state.status == is_.BACKOFF:
+            self.now = self.state.deadline or self.now
+            self.send(m.Tick())
+            assert self.state.status == is_.RUNNING
+        self.stop(keep=False)
+        for _ in range(3):
+            if self.state.status == is_.STOPPING:
+                self.now = self.state.deadline or self.now
+                self.send(m.Tick())
+                if self.main:
+                    self.exit(None, 9, rest=False)
+                elif self.state.status == is_.STOPPING and not self.rest:
+                    self.send(m.Emptied())
+        assert self.state.status in (is_.STOPPED, is_.EXITED, is_.ERRORED)
+        assert not self.state.desired
+
+
+Life.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestLife = Life.TestCase
