@@ -230,9 +230,12 @@ class Server:
         self.log(f"user {uid} was turned away")
         return False
 
-    def close(self) -> None:
+    def stop_listening(self) -> None:
         self.loop.remove(self._sock.fileno())
         self._sock.close()
+
+    def hang_up(self) -> None:
+        """On every client: to one that waits for the daemon's end, this is it."""
         for client in list(self.clients):
             client.close()
 

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import sys
-import time
 from _signal import SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
@@ -26,6 +25,10 @@ from oxmgr.supervisor.journal import EventFile, Journal
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SIGNALS = (SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGQUIT)
 
 
@@ -36,14 +39,13 @@ def main(group: int = -1, told: int = -1) -> int:
         places = find_places(dict(os.environ), os.getuid())
         _make_folders(places, group)
         lock = _lock(places)
-        run = _set_up(places, group)
+        run = _set_up(places, group, lock)
     except (OSError, ValueError, Busy) as error:
         why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
         _tell(told, f"the daemon cannot start: {why}")
         return 1
     _tell(told, "")
     run()
-    os.close(lock)
     return 0
 
 
@@ -51,7 +53,7 @@ class Busy(Exception):
     """Another daemon has this home."""
 
 
-def _set_up(places: Places, group: int) -> "Callable[[], None]":
+def _set_up(places: Places, group: int, lock: int) -> "Callable[[], None]":
     os.umask(0o077)
     log = Log(places.daemon_log)
     log(f"oxmgr {__version__}, pid {os.getpid()}")
@@ -84,10 +86,11 @@ def _set_up(places: Places, group: int) -> "Callable[[], None]":
 
     def run() -> None:
         loop.run()
-        server.close()
+        server.stop_listening()
         os.unlink(places.socket)
         log("ended")
-        log.close()
+        os.close(lock)
+        server.hang_up()
 
     return run
 

@@ -1,0 +1,84 @@
+"""`oxmgr daemon run`, `stop`, `status`."""
+
+import sys
+import time
+
+from oxmgr.cli.context import ask, my_places
+from oxmgr.cli.output import duration, print_json, size, warn
+from oxmgr.cli.parser import Args, Usage, nearest
+from oxmgr.client.connection import NoDaemon, connect
+from oxmgr.client.launch import run_in_foreground
+from oxmgr.model.messages import DONE, DaemonView, GetDaemon, StopDaemon
+
+
+def run(args: Args) -> int:
+    word = args.words[0]
+    if args.flag("group") and word != "run":
+        raise Usage("--group is for daemon run")
+    if word == "run":
+        run_in_foreground(_group(args.one("group")))
+    if word == "stop":
+        return _stop()
+    if word == "status":
+        return _status(args)
+    raise Usage(f"daemon takes run, stop or status, not {word!r}{nearest(word, ['run', 'stop', 'status'])}")
+
+
+def _group(name: str | None) -> int:
+    if name is None:
+        return -1
+    import grp
+
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise Usage(f"there is no group {name}") from None
+
+
+def _stop() -> int:
+    try:
+        connection = connect(my_places())
+    except NoDaemon as error:
+        if str(error) != "no daemon runs":
+            raise
+        sys.stderr.write(f"oxmgr: {error}\n")
+        return DONE
+    ask(connection, StopDaemon())
+    try:
+        # It hangs up when it has ended.
+        connection._receive()
+    except NoDaemon:
+        pass
+    sys.stdout.write("all apps are stopped, and so is the daemon\n")
+    return DONE
+
+
+def _status(args: Args) -> int:
+    view = ask(connect(my_places()), GetDaemon())
+    assert isinstance(view, DaemonView)
+    if args.flag("json"):
+        print_json(view)
+        return DONE
+    for text in view.warnings:
+        warn(text)
+    rows = [
+        ("pid", str(view.pid)),
+        ("version", view.version),
+        ("up", duration(time.time() - view.started_at)),
+        ("memory", size(resident(view.pid))),
+        ("apps", f"{view.apps}, {view.instances} instances"),
+        ("state", view.state),
+        ("socket", view.run),
+        ("logs", view.logs),
+    ]
+    sys.stdout.write("".join(f"{key:10} {value}\n" for key, value in rows))
+    return DONE
+
+
+def resident(pid: int) -> int:
+    """Bytes (VmRSS of proc(5)); 0 when it may not be read."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS")), 0)
+    except OSError:
+        return 0

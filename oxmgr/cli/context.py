@@ -1,0 +1,103 @@
+"""What commands share: whose daemon it is, what a start hands on, and how an answer is shown."""
+
+import os
+import sys
+
+from oxmgr.cli.output import ProgressLine, print_instances, print_json, warn
+from oxmgr.cli.parser import Args, Usage
+from oxmgr.cli.usage import add_usage
+from oxmgr.client.connection import Connection, NoDaemon, connect
+from oxmgr.model.messages import DONE, FAILED, NO_DAEMON, Done, GetInstances, Instances, InstanceView, Progress, Reply, Request
+from oxmgr.model.places import Places, find_places
+
+NOT_HANDED_ON = ("TERM", "PWD", "OLDPWD", "SHLVL", "_", "OXMGR_APP", "OXMGR_INSTANCE_ID", "NODE_APP_INSTANCE")
+NOT_HANDED_ON_PREFIXES = ("SSH_", "XDG_SESSION")
+LAST_LINES = 10
+
+
+def my_places() -> Places:
+    try:
+        return find_places(dict(os.environ), os.getuid())
+    except ValueError as error:
+        raise Usage(str(error)) from None
+
+
+def my_environ() -> bytes:
+    """What apps get of the caller's environment: all but what belongs to the session (DESIGN: Children get)."""
+    kept = [
+        f"{key}={value}\0"
+        for key, value in os.environ.items()
+        if key not in NOT_HANDED_ON and not key.startswith(NOT_HANDED_ON_PREFIXES)
+    ]
+    return os.fsencode("".join(kept))
+
+
+def ask(connection: Connection, request: Request) -> Reply:
+    """The final reply; on a terminal, with a line on how far it is."""
+    line = ProgressLine()
+
+    def show(progress: Progress) -> None:
+        line.show(f"{progress.instance}: {progress.status}" + (f" ({progress.reason})" if progress.reason else ""))
+
+    try:
+        return connection.request(request, show)
+    finally:
+        line.clear()
+
+
+def look(targets: list[str]) -> tuple[list[InstanceView], int]:
+    """The instances, and the exit code for it: what the daemon says, else what is saved, said to be that."""
+    places = my_places()
+    try:
+        connection = connect(places)
+    except NoDaemon as error:
+        from oxmgr.client.saved import read_saved
+
+        views, warnings = read_saved(places, targets)
+        for text in warnings:
+            warn(text)
+        what = "this is what is saved" if views else "and nothing is saved: oxmgr start COMMAND starts something"
+        sys.stderr.write(f"oxmgr: {error}; {what}\n")
+        return views, NO_DAEMON
+    reply = ask(connection, GetInstances(targets))
+    assert isinstance(reply, Instances)
+    for text in reply.warnings:
+        warn(text)
+    return reply.instances, DONE
+
+
+def show_views(views: list[InstanceView], args: Args) -> None:
+    if args.flag("json"):
+        add_usage(views)
+        print_json(views)
+    else:
+        print_instances(views)
+
+
+def show_done(reply: Reply, args: Args) -> int:
+    """What a changing command has done; the exit code."""
+    assert isinstance(reply, Done)
+    for text in reply.warnings:
+        warn(text)
+    if args.flag("json") or reply.instances:
+        show_views(reply.instances, args)
+    for name, why in reply.failed.items():
+        sys.stdout.flush()
+        sys.stderr.write(f"oxmgr: {name}: {why}\n")
+        view = next((view for view in reply.instances if view.name == name), None)
+        if view is not None:
+            show_last_lines(view)
+    return FAILED if reply.failed else DONE
+
+
+def show_last_lines(view: InstanceView) -> None:
+    from oxmgr.cli.tail import last_lines
+
+    for path in dict.fromkeys((view.log_file, view.error_log_file)):
+        lines = last_lines(path, LAST_LINES)
+        if lines:
+            sys.stderr.write(f"--- the end of {path}\n")
+            sys.stderr.flush()
+            sys.stderr.buffer.write(b"".join(lines))
+            if not lines[-1].endswith(b"\n"):
+                sys.stderr.write("\n")

@@ -1,0 +1,70 @@
+"""From the words to a command's end: which one, and what is said when it fails."""
+
+import os
+import sys
+
+from oxmgr import __version__
+from oxmgr.cli.parser import Usage, command_help, find_command, overview, parse
+from oxmgr.cli.table import COMMANDS
+from oxmgr.client.connection import NoDaemon, Refused
+from oxmgr.model.messages import DONE, FAILED, NO_DAEMON, WRONG
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str]) -> int:
+    """The exit code."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except Usage as error:
+        return _fail(str(error), WRONG)
+    except NoDaemon as error:
+        return _fail(str(error), NO_DAEMON)
+    except Refused as error:
+        return _fail(str(error), error.code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; so that Python's last flush does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", FAILED)
+    except Exception as error:
+        # Imported only now: oxmgr.config is heavy, and only who has imported it can raise this.
+        if "oxmgr.config.errors" in sys.modules:
+            from oxmgr.config.errors import ConfigError
+
+            if isinstance(error, ConfigError):
+                return _fail(str(error), WRONG)
+        raise
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("--help", "-h") or argv == ["help"]:
+        sys.stdout.write(overview(COMMANDS, __version__))
+        return DONE
+    if argv[0] in ("--version", "-V"):
+        sys.stdout.write(f"oxmgr {__version__}\n")
+        return DONE
+    if argv[0] == "help":
+        sys.stdout.write(command_help(find_command(argv[1], COMMANDS)))
+        return DONE
+    command = find_command(argv[0], COMMANDS)
+    args = parse(command, argv[1:])
+    if args.flag("help"):
+        sys.stdout.write(command_help(command))
+        return DONE
+    module = f"oxmgr.cli.cmd_{command.module}"
+    __import__(module)
+    code: int = sys.modules[module].run(args)
+    return code
+
+
+def _fail(text: str, code: int) -> int:
+    for line in text.splitlines():
+        sys.stderr.write(f"oxmgr: {line}\n")
+    return code

@@ -1,0 +1,196 @@
+"""How things look: tables that fit the terminal, colours where they are wanted, times and sizes for people."""
+
+import os
+import sys
+import time
+
+from oxmgr.cli.usage import add_usage
+from oxmgr.model.codec import encode_json, format_json
+from oxmgr.model.messages import InstanceView
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+GREEN, YELLOW, RED, BLUE, MAGENTA, CYAN, DIM, BOLD = "32", "33", "31", "34", "35", "36", "2", "1"
+
+STATUS_COLOURS = {
+    "running": GREEN,
+    "starting": YELLOW,
+    "waiting": YELLOW,
+    "backoff": YELLOW,
+    "stopping": YELLOW,
+    "stopped": DIM,
+    "exited": DIM,
+    "errored": RED,
+}
+
+WIDEST = 200
+
+
+def wants_colour(fd: int) -> bool:
+    """A terminal, and nobody has asked for none (NO_COLOR, no-color.org; TERM=dumb)."""
+    return os.isatty(fd) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, colour: str, wanted: bool) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if wanted and colour and text else text
+
+
+def terminal_width(fd: int = 1) -> int | None:
+    """Columns; None where there is no terminal, and so nothing to fit into."""
+    try:
+        return os.get_terminal_size(fd).columns if os.isatty(fd) else None
+    except OSError:
+        return None
+
+
+def table(
+    header: "Sequence[str]",
+    rows: "Sequence[Sequence[str]]",
+    *,
+    width: int | None,
+    flexible: "Sequence[int]" = (),
+    right: "Sequence[int]" = (),
+    colours: "Sequence[dict[int, str]] | None" = None,
+    colour: bool = False,
+) -> str:
+    """Lines of columns two blanks apart. When they are wider than `width`, the flexible columns are cut, the widest
+    first, and then the line. `colours` has a dict a row: column → colour."""
+    cells = [[_printable(cell) for cell in row] for row in rows]
+    widths = [max(len(row[at]) for row in [list(header), *cells]) for at in range(len(header))]
+    if width is not None:
+        over = sum(widths) + 2 * (len(widths) - 1) - width
+        while over > 0:
+            at = max(flexible, key=lambda column: widths[column], default=-1)
+            if at < 0 or widths[at] <= max(8, len(header[at])):
+                break
+            widths[at] -= 1
+            over -= 1
+    lines = [_line(header, widths, right, dict.fromkeys(range(len(header)), BOLD), colour, width)]
+    for number, row in enumerate(cells):
+        lines.append(_line(row, widths, right, colours[number] if colours else {}, colour, width))
+    return "\n".join(lines) + "\n"
+
+
+def _line(
+    row: "Sequence[str]",
+    widths: list[int],
+    right: "Sequence[int]",
+    colours: dict[int, str],
+    colour: bool,
+    width: int | None,
+) -> str:
+    left = width if width is not None else sum(widths) + 2 * len(widths)
+    parts: list[str] = []
+    for at, cell in enumerate(row):
+        room = min(widths[at], left)
+        if room <= 0:
+            break
+        text = cell if len(cell) <= room else cell[: room - 1] + "…"
+        text = text.rjust(room) if at in right else text.ljust(room)
+        if at == len(row) - 1:
+            text = text.rstrip()
+        parts.append(paint(text, colours.get(at, ""), colour))
+        left -= room + 2
+    return "  ".join(parts).rstrip()
+
+
+def _printable(text: str) -> str:
+    """Nothing that an app's author wrote may move the cursor or colour the terminal."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
+def duration(seconds: float) -> str:
+    """`1d 2h`, `3h 4m`, `5m 6s`, `7s`."""
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m {whole % 60}s" if minutes else f"{whole}s"
+
+
+def size(count: float) -> str:
+    """`812 B`, `12.3 MB`: powers of 1024, as the kernel counts memory."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KB", "MB", "GB", "TB"):
+        count /= 1024
+        if count < 1024 or unit == "TB":
+            break
+    return f"{count:.1f} {unit}"
+
+
+def moment(seconds: float) -> str:
+    """Unix time as local date and time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def print_json(value: object) -> None:
+    out = format_json(encode_json(value), indent=2)
+    sys.stdout.write(out.decode() + "\n")
+
+
+def warn(text: str) -> None:
+    sys.stderr.write(f"{paint('oxmgr: warning:', YELLOW, wants_colour(2))} {text}\n")
+
+
+def print_instances(views: "Iterable[InstanceView]") -> None:
+    """The table of `oxmgr list`."""
+    views = list(views)
+    if not views:
+        sys.stdout.write("nothing to show: oxmgr start COMMAND starts something\n")
+        return
+    add_usage(views)
+    named = any(view.namespace != "default" for view in views)
+    header = ["NAME", "STATUS", "PID", "UPTIME", "RESTARTS", "CPU", "MEMORY", *(["NAMESPACE"] if named else []), "WHY"]
+    rows = [_row(view, named) for view in views]
+    colours = [{1: STATUS_COLOURS.get(view.status, "")} for view in views]
+    sys.stdout.write(
+        table(
+            header,
+            rows,
+            width=terminal_width(),
+            flexible=(0, len(header) - 1),
+            right=(2, 3, 4, 5, 6),
+            colours=colours,
+            colour=wants_colour(1),
+        )
+    )
+
+
+def _row(view: InstanceView, named: bool) -> list[str]:
+    return [
+        view.name,
+        view.status,
+        "-" if view.pid is None else str(view.pid),
+        "-" if view.uptime_ms is None else duration(view.uptime_ms / 1000),
+        str(view.restarts),
+        "-" if view.cpu_percent is None else f"{view.cpu_percent:.1f}%",
+        "-" if view.memory_bytes is None else size(view.memory_bytes),
+        *([view.namespace] if named else []),
+        view.reason,
+    ]
+
+
+class ProgressLine:
+    """One line on the terminal that tells how far a long command is; nothing anywhere else."""
+
+    def __init__(self) -> None:
+        self._shown = False
+        self._wanted = os.isatty(2)
+
+    def show(self, text: str) -> None:
+        if self._wanted:
+            width = (terminal_width(2) or 80) - 1
+            sys.stderr.write(f"\r\x1b[K{_printable(text)[:width]}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False

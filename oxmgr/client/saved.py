@@ -1,0 +1,106 @@
+"""What the state folder says when no daemon runs."""
+
+import time
+
+from oxmgr.model import status as is_
+from oxmgr.model.codec import DecodeError, Decoder
+from oxmgr.model.frames import Newer, read_records
+from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, Saved, SavedApp
+from oxmgr.model.places import Places
+from oxmgr.model.signals import signal_name
+from oxmgr.model.spec import instance_name, log_paths
+from oxmgr.model.targets import selects
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oxmgr.model.codec import Struct
+
+
+def read_saved(places: Places, targets: list[str]) -> tuple[list[InstanceView], list[str]]:
+    """The instances that these targets select (none: all), and what is wrong with the files."""
+    apps, wrong = _read(places.desired, "desired", Decoder(Saved))
+    entries, wrong_journal = _read(places.journal, "journal", Decoder(Journaled))
+    seen: dict[tuple[str, int], Observed] = {}
+    for entry in entries:
+        if isinstance(entry, Observed):
+            seen[entry.app, entry.index] = entry
+    views = [
+        _view(app, index, seen.get((app.spec.name, index)), places)
+        for app in apps
+        if isinstance(app, SavedApp)
+        for index in range(app.spec.instances)
+        if not targets or any(selects(target, app.spec.name, index, app.spec.namespace) for target in targets)
+    ]
+    return views, wrong + wrong_journal
+
+
+def read_saved_events(places: Places) -> list[Event]:
+    """All that are kept, oldest first."""
+    found: list[Event] = []
+    for path in (f"{places.events}.1", places.events):
+        found += [event for event in _read(path, "events", Decoder(Event))[0] if isinstance(event, Event)]
+    return found
+
+
+def _read(path: str, kind: str, decoder: "Decoder[Saved] | Decoder[Journaled] | Decoder[Event]") -> "tuple[list[Struct], list[str]]":
+    try:
+        with open(path, "rb") as file:
+            payloads, wrong, _ = read_records(kind, file.read())
+    except FileNotFoundError:
+        return [], []
+    except Newer as error:
+        return [], [f"{path} cannot be read: {error}"]
+    found: list[Struct] = []
+    for payload in payloads:
+        try:
+            found.append(decoder.decode(payload))
+        except DecodeError as error:
+            wrong = wrong or str(error)
+    # The journal's and events' last record may be torn by a kill; that loses nothing.
+    return found, [f"{path} is damaged: {wrong}"] if wrong and kind == "desired" else []
+
+
+def _view(app: SavedApp, index: int, seen: Observed | None, places: Places) -> InstanceView:
+    spec = app.spec
+    out, err = log_paths(spec, index, places.logs)
+    seen = seen or Observed(spec.name, index, is_.STOPPED)
+    alive = _is_alive(seen)
+    status, reason = seen.status, seen.reason
+    if alive:
+        status, reason = is_.RUNNING, "its daemon is gone; the next one takes it over"
+    elif status not in is_.DOWN:
+        status, reason = is_.STOPPED, "no daemon runs"
+    return InstanceView(
+        name=instance_name(spec.name, index, spec.instances),
+        app=spec.name,
+        instance=index,
+        namespace=spec.namespace,
+        status=status,
+        desired=is_.STOPPED if index in app.stopped else is_.RUNNING,
+        pid=seen.pid if alive else None,
+        restarts=seen.restarts,
+        exit_code=seen.exit_code,
+        signal=None if seen.signal is None else signal_name(seen.signal),
+        reason=reason,
+        ready=alive,
+        health=None,
+        started_at=seen.started_at if alive else None,
+        uptime_ms=int((time.time() - seen.started_at) * 1000) if alive else None,
+        cpu_percent=None,
+        memory_bytes=None,
+        tasks=None,
+        command=spec.command,
+        working_dir=spec.working_dir,
+        log_file=out,
+        error_log_file=err,
+    )
+
+
+def _is_alive(seen: Observed) -> bool:
+    """Whether the main process is still there: the same pid with the same start time (proc(5), stat field 22)."""
+    try:
+        with open(f"/proc/{seen.pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return False
+    return seen.pid > 0 and fields[0] not in (b"Z", b"X") and int(fields[19]) == seen.ticks
