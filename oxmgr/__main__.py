@@ -5,6 +5,8 @@ that it has no site hooks and nobody's environment decides what it loads; the fo
 second word.
 """
 
+import gc
+import os
 import sys
 
 DAEMON = "supervise"
@@ -13,9 +15,14 @@ DAEMON = "supervise"
 def main() -> int:
     words = sys.argv[1:]
     if words[:1] != [DAEMON]:
+        # A command lives for milliseconds: what it leaves is the kernel's to clean up, so nothing is collected and
+        # nothing torn down. That is a fifth of the time of `oxmgr list`.
+        gc.disable()
         from oxmgr.cli.main import main as run_cli
 
-        return run_cli(words)
+        code = run_cli(words)
+        sys.stderr.flush()
+        os._exit(code)
     sys.path[1:1] = words[1].split(":")
     from oxmgr.supervisor.daemon import main as run_daemon
 

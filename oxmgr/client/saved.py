@@ -4,7 +4,7 @@ import time
 
 from oxmgr.model import status as is_
 from oxmgr.model.codec import DecodeError, Decoder
-from oxmgr.model.frames import Newer, read_records
+from oxmgr.model.records import Newer, read_records
 from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, Saved, SavedApp
 from oxmgr.model.places import Places
 from oxmgr.model.signals import signal_name

@@ -3,7 +3,7 @@
 import os
 import time
 
-from oxmgr.model.frames import MARK, Newer, read_records
+from oxmgr.model.records import MARK, Newer, read_records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
