@@ -15,6 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# `make native-test` builds the package a second time, under the sanitizers.
+if "BUILT_PACKAGE" in os.environ:
+    sys.path.insert(0, os.environ["BUILT_PACKAGE"])
+
 import _prctl
 import pytest
 

@@ -7,7 +7,7 @@ from oxmgr.cli.table import COMMANDS
 from oxmgr.model.messages import DONE
 
 # Names for TARGET words come from a running daemon or the state folder, by the shell itself calling this.
-_NAMES = "oxmgr list --json 2>/dev/null | sed -n 's/^ *\"\\(name\\|app\\)\": \"\\(.*\\)\",$/\\2/p' | sort -u"
+_NAMES = 'oxmgr list --json 2>/dev/null | sed -n \'s/^ *"\\(name\\|app\\)": "\\(.*\\)",$/\\2/p\' | sort -u'
 
 
 def run(args: Args) -> int:
@@ -47,7 +47,10 @@ def _bash() -> str:
 
 
 def _zsh() -> str:
-    return "#compdef oxmgr\n# zsh completion of oxmgr, by way of the one for bash\nautoload -U +X bashcompinit && bashcompinit\n" + _bash()
+    return (
+        "#compdef oxmgr\n# zsh completion of oxmgr, by way of the one for bash\nautoload -U +X bashcompinit && bashcompinit\n"
+        + _bash()
+    )
 
 
 def _fish() -> str:

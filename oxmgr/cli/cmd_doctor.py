@@ -45,7 +45,11 @@ def _folders(places: Places) -> list[Finding]:
             while not os.path.exists(above):
                 above = os.path.dirname(above)
             good = os.access(above, os.W_OK)
-            found.append((OK, name, f"{path}, made at the first start") if good else (FAIL, name, f"{path} cannot be made: {above} is not writable for you"))
+            found.append(
+                (OK, name, f"{path}, made at the first start")
+                if good
+                else (FAIL, name, f"{path} cannot be made: {above} is not writable for you")
+            )
             continue
         status = os.stat(path)
         if status.st_uid not in (0, os.getuid()) or status.st_mode & 0o007:
@@ -65,9 +69,21 @@ def _daemon(places: Places) -> list[Finding]:
         view = connection.request(GetDaemon())
     except (NoDaemon, Refused) as error:
         hangs = str(error) != "no daemon runs"
-        return [(FAIL if hangs else OK, "daemon", f"{error}" + ("" if hangs else "; the first command that needs one starts it"))]
+        return [
+            (
+                FAIL if hangs else OK,
+                "daemon",
+                f"{error}" + ("" if hangs else "; the first command that needs one starts it"),
+            )
+        ]
     assert isinstance(view, DaemonView)
-    found = [(OK, "daemon", f"pid {view.pid}, version {view.version}, {size(resident(view.pid))}, {view.instances} instances")]
+    found = [
+        (
+            OK,
+            "daemon",
+            f"pid {view.pid}, version {view.version}, {size(resident(view.pid))}, {view.instances} instances",
+        )
+    ]
     return found + [(WARN, "daemon", text) for text in view.warnings]
 
 
@@ -81,9 +97,17 @@ def _kernel() -> list[Finding]:
     major, minor = (int("".join(filter(str.isdigit, part)) or 0) for part in release.split(".")[:2])
     found: list[Finding] = []
     if (major, minor) >= (5, 4):
-        found.append((OK, "kernel", f"{release}: pidfds, clone3, close_range" if (major, minor) >= (5, 9) else f"{release}: pidfds, clone3"))
+        found.append(
+            (
+                OK,
+                "kernel",
+                f"{release}: pidfds, clone3, close_range" if (major, minor) >= (5, 9) else f"{release}: pidfds, clone3",
+            )
+        )
     else:
-        found.append((WARN, "kernel", f"{release} is older than 5.4: signals go by pid, to children that are not reaped"))
+        found.append(
+            (WARN, "kernel", f"{release} is older than 5.4: signals go by pid, to children that are not reaped")
+        )
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
@@ -91,7 +115,13 @@ def _kernel() -> list[Finding]:
     if not os.path.exists("/proc/self/task"):
         found.append((FAIL, "proc", "/proc is not mounted: left-over processes cannot be found"))
     elif not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-        found.append((WARN, "proc", "the kernel has no /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN): left-over processes are not found"))
+        found.append(
+            (
+                WARN,
+                "proc",
+                "the kernel has no /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN): left-over processes are not found",
+            )
+        )
     else:
         found.append((OK, "trees", "subreaper, sessions and /proc: what an app leaves behind is found and ended"))
     return found

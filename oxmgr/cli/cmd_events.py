@@ -61,5 +61,7 @@ def _show(events: list[Event], args: Args) -> None:
         name = event.instance or event.app or "oxmgr"
         kind = paint(f"{event.kind:10}", COLOURS.get(event.kind, ""), colour)
         pid = f" pid {event.pid}" if event.pid else ""
-        sys.stdout.write(f"{when}.{int(event.at % 1 * 1000):03}  {name:16}  {kind}{pid}  {event.reason}".rstrip() + "\n")
+        sys.stdout.write(
+            f"{when}.{int(event.at % 1 * 1000):03}  {name:16}  {kind}{pid}  {event.reason}".rstrip() + "\n"
+        )
     sys.stdout.flush()

@@ -30,7 +30,12 @@ def _block(view: InstanceView) -> str:
         ("status", status + (f", {view.reason}" if view.reason else "")),
         ("desired", view.desired),
         ("pid", None if view.pid is None else str(view.pid)),
-        ("up", None if view.uptime_ms is None else f"{duration(view.uptime_ms / 1000)}, since {moment(view.started_at or 0)}"),
+        (
+            "up",
+            None
+            if view.uptime_ms is None
+            else f"{duration(view.uptime_ms / 1000)}, since {moment(view.started_at or 0)}",
+        ),
         ("restarts", str(view.restarts)),
         ("last exit", view.signal or (None if view.exit_code is None else f"exit code {view.exit_code}")),
         ("cpu", None if view.cpu_percent is None else f"{view.cpu_percent:.1f}% of a core, since its start"),

@@ -7,7 +7,18 @@ from oxmgr.cli.output import ProgressLine, print_instances, print_json, warn
 from oxmgr.cli.parser import Args, Usage
 from oxmgr.cli.usage import add_usage
 from oxmgr.client.connection import Connection, NoDaemon, connect
-from oxmgr.model.messages import DONE, FAILED, NO_DAEMON, Done, GetInstances, Instances, InstanceView, Progress, Reply, Request
+from oxmgr.model.messages import (
+    DONE,
+    FAILED,
+    NO_DAEMON,
+    Done,
+    GetInstances,
+    Instances,
+    InstanceView,
+    Progress,
+    Reply,
+    Request,
+)
 from oxmgr.model.places import Places, find_places
 
 NOT_HANDED_ON = ("TERM", "PWD", "OLDPWD", "SHLVL", "_", "OXMGR_APP", "OXMGR_INSTANCE_ID", "NODE_APP_INSTANCE")

@@ -29,7 +29,19 @@ class Command:
     """`words` is what it takes, as in a usage line; `least` and `most` (None: any number) how many of them.
     `module` is under oxmgr.cli. `complete` says what the words are: targets, files, choices of `words_from`."""
 
-    __slots__ = ("aliases", "complete", "examples", "help", "least", "module", "most", "name", "options", "rest", "words")
+    __slots__ = (
+        "aliases",
+        "complete",
+        "examples",
+        "help",
+        "least",
+        "module",
+        "most",
+        "name",
+        "options",
+        "rest",
+        "words",
+    )
 
     def __init__(
         self,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 DAEMON = "supervise"
 
 
-
 def daemon_argv(group: int = -1, told: int = -1) -> list[str]:
     """The bare interpreter, this package's own file, and where its libraries are."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -42,7 +42,9 @@ def read_saved_events(places: Places) -> list[Event]:
     return found
 
 
-def _read(path: str, kind: str, decoder: "Decoder[Saved] | Decoder[Journaled] | Decoder[Event]") -> "tuple[list[Struct], list[str]]":
+def _read(
+    path: str, kind: str, decoder: "Decoder[Saved] | Decoder[Journaled] | Decoder[Event]"
+) -> "tuple[list[Struct], list[str]]":
     try:
         with open(path, "rb") as file:
             payloads, wrong, _ = read_records(kind, file.read())

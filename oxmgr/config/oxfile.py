@@ -111,7 +111,9 @@ class _Oxfile:
         self.check_dependencies(specs, set(tables), disabled)
         for name in only or ():
             if name not in tables:
-                self.problems.append(Problem(self.path, "", f"--only {name}: there is no such app{nearest(name, list(tables))}"))
+                self.problems.append(
+                    Problem(self.path, "", f"--only {name}: there is no such app{nearest(name, list(tables))}")
+                )
         if self.problems:
             # What is wrong in [defaults] is found with each app.
             raise ConfigError(list(dict.fromkeys(self.problems)))
@@ -218,7 +220,9 @@ class _Oxfile:
         on_exit = read.get("restart_on_exit")
         meant = {True: ALWAYS, False: NEVER}.get(on_exit) if isinstance(on_exit, bool) else None  # type: ignore[call-overload]
         if "restart" in read and meant is not None and meant != read["restart"]:
-            self.fail(values["restart_on_exit"][1], f"says {meant!r}, but restart says {read['restart']!r}: write one of them")
+            self.fail(
+                values["restart_on_exit"][1], f"says {meant!r}, but restart says {read['restart']!r}: write one of them"
+            )
         return read.get("restart") or meant or ON_FAILURE
 
     def check_program(self, argv: list[str], folder: str, env: dict[str, str], path: Path) -> None:

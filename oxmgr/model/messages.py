@@ -100,18 +100,7 @@ class StopDaemon(Struct, tag="shutdown"):
     """Stop the apps in order, leave what is desired as it is, and end. The last reply comes before the end."""
 
 
-Request = (
-    Apply
-    | Act
-    | Scale
-    | SendSignal
-    | SendInput
-    | GetInstances
-    | GetEnv
-    | GetEvents
-    | GetDaemon
-    | StopDaemon
-)
+Request = Apply | Act | Scale | SendSignal | SendInput | GetInstances | GetEnv | GetEvents | GetDaemon | StopDaemon
 
 
 # --- replies ---

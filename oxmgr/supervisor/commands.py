@@ -308,7 +308,9 @@ class Commands:
         try:
             self._fleet.write_stdin(instance, request.data)
         except BlockingIOError:
-            raise Refusal(f"{instance.name} does not read its input, and no more fits in front of it", m.FAILED) from None
+            raise Refusal(
+                f"{instance.name} does not read its input, and no more fits in front of it", m.FAILED
+            ) from None
         except OSError as error:
             raise Refusal(f"cannot write to {instance.name}: {error.strerror}", m.FAILED) from None
         client.finish(m.Done([], [self._fleet.view(instance)]))
@@ -317,9 +319,7 @@ class Commands:
 
     def _shutdown(self, request: m.StopDaemon, client: "Client") -> None:
         chosen = list(self._fleet)
-        self._waiting.add(
-            Waiter(dict.fromkeys(chosen, DOWN), client.progress, lambda failed: client.finish(m.Done()))
-        )
+        self._waiting.add(Waiter(dict.fromkeys(chosen, DOWN), client.progress, lambda failed: client.finish(m.Done())))
         self.shut_down()
 
     def shut_down(self) -> None:
@@ -346,9 +346,7 @@ class Commands:
         chosen: dict[Instance, None] = {}
         for target in targets:
             found = [
-                one
-                for one in self._fleet
-                if selects(target, one.app.spec.name, one.index, one.app.spec.namespace)
+                one for one in self._fleet if selects(target, one.app.spec.name, one.index, one.app.spec.namespace)
             ]
             if not found and target != "all":
                 raise Refusal(f"there is no app or instance {target}: see oxmgr list", m.NO_SUCH_APP)
@@ -397,9 +395,7 @@ def _must_restart(new: Spec, old: Spec) -> bool:
 def _finished(instance: "Instance") -> bool:
     """It has done its work: an apply does not do it again."""
     state = instance.state
-    return state.status == is_.EXITED and (
-        state.exit_code == 0 or state.exit_code in instance.app.spec.stop_exit_codes
-    )
+    return state.status == is_.EXITED and (state.exit_code == 0 or state.exit_code in instance.app.spec.stop_exit_codes)
 
 
 def _want(

@@ -23,9 +23,7 @@ class Events:
     """`recent` are (sequence number, frame); `followers` are called with each frame as it comes."""
 
     def __init__(self, file: "EventFile", log: "Log") -> None:
-        self.recent: list[tuple[int, bytes]] = [
-            (event.seq, frame(encode(event))) for event in file.recent()[-KEPT:]
-        ]
+        self.recent: list[tuple[int, bytes]] = [(event.seq, frame(encode(event))) for event in file.recent()[-KEPT:]]
         self.followers: list[Callable[[bytes], None]] = []
         self._seq = self.recent[-1][0] if self.recent else 0
         self._file = file

@@ -75,7 +75,10 @@ class Health:
     def warnings(self) -> list[str]:
         """A file kept aside is told of until it is removed."""
         self._aside = [path for path in self._aside if os.path.exists(path)]
-        aside = [f"{path} was kept aside, for not all of it could be read: look at it, then remove it" for path in self._aside]
+        aside = [
+            f"{path} was kept aside, for not all of it could be read: look at it, then remove it"
+            for path in self._aside
+        ]
         return aside + [f"{path} {why}" for path, why in self._failing.items()]
 
     def note(self, path: str, error: OSError | None) -> None:

@@ -69,7 +69,13 @@ def test_a_good_run_sets_the_counters_back(home: Home) -> None:
 
 
 def test_a_process_that_ignores_sigterm_is_killed_after_the_timeout(home: Home) -> None:
-    home.apply(home.python("app", "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); signal.pause()", stop_timeout_ms=300))
+    home.apply(
+        home.python(
+            "app",
+            "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); signal.pause()",
+            stop_timeout_ms=300,
+        )
+    )
     wait_until(lambda: "up" in home.log("app"), "the handler to be there")
     pid = home.pid("app")
     begun = time.monotonic()
@@ -88,7 +94,13 @@ def test_a_stopped_process_hears_the_stop(home: Home) -> None:
 
 
 def test_stop_signal_is_the_one_of_the_spec(home: Home) -> None:
-    home.apply(home.sh("app", "trap 'echo got usr1; exit 0' USR1; echo up; while :; do sleep 0.01; done", stop_signal=signal.SIGUSR1))
+    home.apply(
+        home.sh(
+            "app",
+            "trap 'echo got usr1; exit 0' USR1; echo up; while :; do sleep 0.01; done",
+            stop_signal=signal.SIGUSR1,
+        )
+    )
     wait_until(lambda: "up" in home.log("app"), "the trap")
     home.request(Act("stop", ["app"]))
     assert "got usr1" in home.log("app")
@@ -133,7 +145,7 @@ def test_stop_modes_say_who_hears_the_signal(home: Home, mode: str) -> None:
     quiet = "trap 'echo {0} heard; exit 0' TERM; echo {0} up; while :; do sleep 0.01; done"
     inner, outer = quiet.format("child"), quiet.format("main")
     far = quiet.format("far")
-    script = f"({inner}) & setsid sh -c \"{far}\" & {outer}"
+    script = f'({inner}) & setsid sh -c "{far}" & {outer}'
     home.apply(home.sh("app", script, stop_mode=mode, stop_timeout_ms=400))
     wait_until(lambda: home.log("app").count("up") == 3, "three processes")
     home.request(Act("stop", ["app"]))
@@ -155,8 +167,10 @@ def test_a_crash_with_left_overs_never_makes_two_trees(home: Home) -> None:
 
 def test_npm_start_is_stopped_as_a_whole(home: Home) -> None:
     server = home.folder / "server.js"
-    server.write_text("process.on('SIGTERM', () => setTimeout(() => { console.log('drained'); process.exit(0) }, 200));"
-                      "console.log('up'); setInterval(() => {}, 1000)")
+    server.write_text(
+        "process.on('SIGTERM', () => setTimeout(() => { console.log('drained'); process.exit(0) }, 200));"
+        "console.log('up'); setInterval(() => {}, 1000)"
+    )
     (home.folder / "package.json").write_text('{"name": "x", "scripts": {"start": "node server.js"}}')
     home.apply(home.sh("app", "exec npm start"))
     wait_until(lambda: "up\n" in home.log("app"), "node to be up", 30)
@@ -206,7 +220,11 @@ def test_dependencies_start_first_and_stop_last(home: Home) -> None:
     home.apply(
         home.sh("web", script, depends_on={"api": "started"}),
         home.sh("api", script, depends_on={"db": "started", "migrate": "exited"}),
-        home.sh("migrate", f"echo start $OXMGR_APP >> {log}; sleep 0.2; echo end $OXMGR_APP >> {log}", depends_on={"db": "started"}),
+        home.sh(
+            "migrate",
+            f"echo start $OXMGR_APP >> {log}; sleep 0.2; echo end $OXMGR_APP >> {log}",
+            depends_on={"db": "started"},
+        ),
         home.sh("db", script),
     )
     wait_until(lambda: log.read_text().count("start") == 4, "all four")
@@ -327,7 +345,11 @@ def test_targets(home: Home) -> None:
         home.sh("db", "exec sleep 1000"),
     )
     home.request(Act("stop", ["web-*"]))
-    assert {name: view.status for name, view in home.views().items()} == {"web-a": "stopped", "web-b": "stopped", "db": "running"}
+    assert {name: view.status for name, view in home.views().items()} == {
+        "web-a": "stopped",
+        "web-b": "stopped",
+        "db": "running",
+    }
     home.request(Act("start", ["@shop"]))
     assert {view.status for view in home.views().values()} == {"running"}
     with pytest.raises(Refused, match="there is no app or instance nope"):
@@ -348,7 +370,7 @@ def test_a_signal_reaches_the_main_process(home: Home) -> None:
 
 
 def test_input_reaches_standard_input_and_survives_restarts(home: Home) -> None:
-    home.apply(home.sh("app", "while read line; do echo \"$$ got $line\"; done"))
+    home.apply(home.sh("app", 'while read line; do echo "$$ got $line"; done'))
     home.request(SendInput("app", b"one\n"))
     wait_until(lambda: "got one" in home.log("app"), "the first line")
     os.kill(home.pid("app"), 9)

@@ -14,7 +14,9 @@ def make_spec(**keys: object) -> Spec:
     return Spec("app", "app", ["app"], "/", **keys)  # type: ignore[arg-type]
 
 
-def run(spec: Spec, *events: m.Event, state: m.State | None = None, now: float = 100.0) -> tuple[m.State, list[m.Effect]]:
+def run(
+    spec: Spec, *events: m.Event, state: m.State | None = None, now: float = 100.0
+) -> tuple[m.State, list[m.Effect]]:
     """Feed events at one moment; the last state and all effects."""
     state = state or m.State()
     effects: list[m.Effect] = []
@@ -93,9 +95,7 @@ def test_max_restarts_counts_crashes_in_a_row() -> None:
 
 def test_a_clean_exit_breaks_a_row_of_crashes() -> None:
     spec = make_spec(max_restarts=2, restart_delay_max_ms=0, restart=ALWAYS)
-    state, _ = run(
-        spec, *RUNNING, m.Exited(1, None), m.Spawned(8), m.Exited(0, None), m.Spawned(9), m.Exited(1, None)
-    )
+    state, _ = run(spec, *RUNNING, m.Exited(1, None), m.Spawned(8), m.Exited(0, None), m.Spawned(9), m.Exited(1, None))
     assert state.status == is_.STARTING
 
 

@@ -1,0 +1,58 @@
+# The whole of the developer's interface. `make run` and `make test` set everything up by themselves.
+
+export OXMGR_HOME ?= $(CURDIR)/.oxmgr
+VENV = .venv/bin
+BUILT = pyproject.toml setup.py csrc/build.py $(wildcard csrc/*.c csrc/*.h) packaging/bootstrap packaging/launcher.py
+C_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-sign-conversion -Werror
+
+.PHONY: run stop test lint native-test bench clean help
+
+help:
+	@echo "make run      build, start examples/quickstart, kill an instance, show the downtime"
+	@echo "make stop     stop what make run started"
+	@echo "make test     lint, then all tests"
+	@echo "make lint     the checks without the tests"
+	@echo "make bench    the figures of docs/benchmarks.md"
+	@echo "make clean    remove what was built"
+
+.venv/.run: $(BUILT)
+	@packaging/bootstrap
+	@touch $@
+
+.venv/.dev: $(BUILT)
+	@packaging/bootstrap --dev
+	@touch .venv/.run $@
+
+run: .venv/.run
+	@$(VENV)/python examples/quickstart/demo.py
+
+stop: .venv/.run
+	@$(VENV)/oxmgr daemon stop
+
+test: lint native-test
+	@env -u OXMGR_HOME $(VENV)/python -m pytest
+
+lint: .venv/.dev
+	$(VENV)/ruff check -q .
+	$(VENV)/ruff format -q --check .
+	$(VENV)/mypy
+	$(VENV)/lint-imports --no-logo
+	$(VENV)/clang-format --dry-run -Werror csrc/*.c csrc/*.h
+	for file in csrc/*.c; do $(CC) $(C_FLAGS) -c $$file -o /dev/null || exit 1; done
+	cppcheck -q --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -D_GNU_SOURCE csrc
+
+# The tests of the extension, on one that AddressSanitizer and UndefinedBehaviorSanitizer watch.
+native-test: .venv/.dev
+	@rm -rf build/asan && mkdir -p build/asan
+	@OXMGR_SANITIZE=1 $(VENV)/python setup.py -q build --build-base build/asan/tmp --build-lib build/asan/lib
+	@env -u OXMGR_HOME BUILT_PACKAGE=$(CURDIR)/build/asan/lib \
+		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py
+
+bench: .venv/.dev
+	@env -u OXMGR_HOME $(VENV)/python -m tests.bench
+
+clean:
+	rm -rf .venv build *.egg-info oxmgr/*.so oxmgr/_native.c
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
