@@ -43,9 +43,9 @@ struct ox_exit {
  * change to the folder. fds[i] becomes the child's fd i, and it gets no other. limits holds nlimits triples of
  * (resource, soft, hard). mask is the umask. The child leads a session of its own, with every signal unblocked and
  * at its default action. Returns when the program runs, or -errno with child->step and child->error set. */
-int ox_spawn(const char *argv, size_t argv_size, const char *env, size_t env_size, const char *base,
-             size_t base_size, const char *folder, const int *fds, size_t nfds, const uint64_t *limits,
-             size_t nlimits, unsigned mask, struct ox_child *child);
+int ox_spawn(const char *argv, size_t argv_size, const char *env, size_t env_size, const char *base, size_t base_size,
+             const char *folder, const int *fds, size_t nfds, const uint64_t *limits, size_t nlimits, unsigned mask,
+             struct ox_child *child);
 
 /* How children are made: 0 clone3 with a pidfd, 1 clone with a pidfd, 2 clone and then pidfd_open. It goes up by
  * itself when the kernel or a seccomp filter refuses a way. A rung >= 0 sets it. Returns the one in force. */

@@ -81,8 +81,7 @@ IN_CHILD static int default_signals(void) {
     for (size_t i = 0; i < sizeof action.words / sizeof *action.words; i++)
         action.words[i] = 0;
     for (int number = 1; number <= SIGNALS; number++)
-        if (number != SIGKILL && number != SIGSTOP &&
-            syscall(SYS_rt_sigaction, number, &action, NULL, SIGNALS / 8))
+        if (number != SIGKILL && number != SIGSTOP && syscall(SYS_rt_sigaction, number, &action, NULL, SIGNALS / 8))
             return -1;
     uint64_t none = 0;
     return (int)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, SIGNALS / 8);
@@ -207,8 +206,7 @@ static long raw_clone3(struct clone3_args *args, int (*function)(void *), void *
                      "hlt\n"
                      "1:"
                      : "=a"(result)
-                     : "a"((long)SYS_clone3), "D"(args), "S"(sizeof *args), "r"(fn), "r"(arg),
-                       [exit] "i"(SYS_exit)
+                     : "a"((long)SYS_clone3), "D"(args), "S"(sizeof *args), "r"(fn), "r"(arg), [exit] "i"(SYS_exit)
                      : "rcx", "r11", "memory", "cc");
     return result;
 #elif defined(__aarch64__)
@@ -294,10 +292,9 @@ static int names_variable(char **from, char **to, const char *text) {
     return 0;
 }
 
-static int fill_words(struct request *request, const char *argv, size_t argv_size, const char *env,
-                      size_t env_size, const char *base, size_t base_size) {
-    size_t needed = count_strings(argv, argv_size) + count_strings(env, env_size) +
-                    count_strings(base, base_size) + 2;
+static int fill_words(struct request *request, const char *argv, size_t argv_size, const char *env, size_t env_size,
+                      const char *base, size_t base_size) {
+    size_t needed = count_strings(argv, argv_size) + count_strings(env, env_size) + count_strings(base, base_size) + 2;
     if (needed > words_room) {
         char **grown = realloc(words, needed * sizeof *words);
         if (!grown)
@@ -328,8 +325,8 @@ static int fill_words(struct request *request, const char *argv, size_t argv_siz
 static int prepare_stack(void) {
     if (stack)
         return 0;
-    char *got = mmap(NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    char *got =
+        mmap(NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (got == MAP_FAILED)
         return -errno;
     if (mprotect(got, GUARD_SIZE, PROT_NONE)) {
@@ -353,9 +350,9 @@ static int ends_with_nul(const char *text, size_t size) {
     return !size || text[size - 1] == '\0';
 }
 
-int ox_spawn(const char *argv, size_t argv_size, const char *env, size_t env_size, const char *base,
-             size_t base_size, const char *folder, const int *fds, size_t nfds, const uint64_t *limits,
-             size_t nlimits, unsigned mask, struct ox_child *child) {
+int ox_spawn(const char *argv, size_t argv_size, const char *env, size_t env_size, const char *base, size_t base_size,
+             const char *folder, const int *fds, size_t nfds, const uint64_t *limits, size_t nlimits, unsigned mask,
+             struct ox_child *child) {
     struct request request = {
         .folder = folder,
         .fds = fds,

@@ -48,8 +48,8 @@ def _bash() -> str:
 
 def _zsh() -> str:
     return (
-        "#compdef oxmgr\n# zsh completion of oxmgr, by way of the one for bash\nautoload -U +X bashcompinit && bashcompinit\n"
-        + _bash()
+        "#compdef oxmgr\n# zsh completion of oxmgr, by way of the one for bash\n"
+        "autoload -U +X bashcompinit && bashcompinit\n" + _bash()
     )
 
 

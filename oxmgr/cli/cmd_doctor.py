@@ -119,7 +119,7 @@ def _kernel() -> list[Finding]:
             (
                 WARN,
                 "proc",
-                "the kernel has no /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN): left-over processes are not found",
+                "the kernel has no CONFIG_PROC_CHILDREN: processes that an app leaves behind are not found",
             )
         )
     else:

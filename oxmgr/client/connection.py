@@ -89,7 +89,8 @@ class Connection:
         if size > FRAME_LIMIT:
             raise NoDaemon(f"the daemon sent a frame of {size} bytes: it is not an oxmgr daemon")
         try:
-            return _reply.decode(self._read(size))
+            reply: Reply = _reply.decode(self._read(size))
+            return reply
         except DecodeError as error:
             raise NoDaemon(f"the daemon's answer cannot be read, is it another version? {error}") from None
 

@@ -4,9 +4,9 @@ import time
 
 from oxmgr.model import status as is_
 from oxmgr.model.codec import DecodeError, Decoder
-from oxmgr.model.records import Newer, read_records
 from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, Saved, SavedApp
 from oxmgr.model.places import Places
+from oxmgr.model.records import Newer, read_records
 from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import instance_name, log_paths
 from oxmgr.model.targets import selects

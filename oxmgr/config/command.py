@@ -6,10 +6,9 @@ import shlex
 SHELL = "/bin/sh"
 
 # Words that are part of the shell itself (POSIX, Shell Command Language).
-_BUILTINS = frozenset(
-    ". : break cd continue eval exec exit export readonly return set shift source times trap umask ulimit unset wait "
-    "alias bg command fg getopts hash jobs read type unalias if for while until case function { ! [[ time".split()
-)
+_BUILTINS = frozenset(". : break cd continue eval exec exit export readonly return set shift source times trap".split())
+_BUILTINS |= frozenset("umask ulimit unset wait alias bg command fg getopts hash jobs read type unalias".split())
+_BUILTINS |= frozenset("if for while until case function { ! [[ time".split())
 _SYNTAX = frozenset("|&;<>()$`\n*?[#~")
 
 

@@ -89,7 +89,7 @@ def default_name(words: list[str], cwd: str) -> str:
     program, rest = os.path.basename(text[0]), text[1:]
     chosen = program
     if program in ("npm", "yarn", "pnpm", "bun") and rest and os.path.isfile(f"{cwd}/package.json"):
-        chosen = package(cwd).get("name") or os.path.basename(cwd)
+        chosen = str(package(cwd).get("name") or os.path.basename(cwd))
     elif "-m" in rest[:-1]:
         chosen = rest[rest.index("-m") + 1]
     else:
@@ -98,7 +98,7 @@ def default_name(words: list[str], cwd: str) -> str:
             chosen = os.path.splitext(os.path.basename(files[0]))[0]
         elif os.path.splitext(program)[1].lower() in INTERPRETERS:
             chosen = os.path.splitext(program)[0]
-    return clean_name(str(chosen)) or "app"
+    return clean_name(chosen) or "app"
 
 
 def clean_name(text: str) -> str:

@@ -50,9 +50,33 @@ KEYS = {
 ALIASES = {"cwd": "working_dir"}
 
 LATER = frozenset(
-    "ready ready_timeout_ms health_check listen reuse_port watch watch_extensions watch_ignore watch_delay_ms "
-    "schedule restart_schedule timezone catch_up limits resource_limits sandbox user hooks logs log_date_format alerts "
-    "webhook max_unavailable rate_limit on_full".split()
+    [
+        "ready",
+        "ready_timeout_ms",
+        "health_check",
+        "listen",
+        "reuse_port",
+        "watch",
+        "watch_extensions",
+        "watch_ignore",
+        "watch_delay_ms",
+        "schedule",
+        "restart_schedule",
+        "timezone",
+        "catch_up",
+        "limits",
+        "resource_limits",
+        "sandbox",
+        "user",
+        "hooks",
+        "logs",
+        "log_date_format",
+        "alerts",
+        "webhook",
+        "max_unavailable",
+        "rate_limit",
+        "on_full",
+    ]
 )
 """Keys that a later version of oxmgr has."""
 

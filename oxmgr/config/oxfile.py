@@ -2,6 +2,7 @@
 
 import os
 import tomllib
+from typing import Any
 
 from oxmgr.config.command import SHELL, parse_command, program_error
 from oxmgr.config.cpus import count_cpus
@@ -207,7 +208,8 @@ class _Oxfile:
         folder = str(read.pop("working_dir", self.folder))
         if not os.path.isdir(folder):
             self.fail(values.get("working_dir", (0, ("processes", name)))[1], f"the folder {folder} does not exist")
-        argv, command = read.pop("command")  # type: ignore[misc]
+        parsed: Any = read.pop("command")
+        argv, command = parsed
         self.check_program(argv, folder, env, values["command"][1])
         read["restart"] = self.restart(read, values)
         read.pop("restart_on_exit", None)

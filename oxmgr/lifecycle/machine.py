@@ -121,10 +121,18 @@ EVENTS = (Start, Hold, Go, Stop, Restart, Spawned, SpawnFailed, Adopted, Exited,
 Effect = str | Note
 Step = tuple[State, tuple[Effect, ...]]
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Cell = Callable[[State, Any, Spec, float, float], Step]
+
 
 def step(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
     """What becomes of an instance."""
-    return _TABLE[state.status, type(event)](state, event, spec, now, roll)
+    cell: Cell = _TABLE[state.status, type(event)]
+    return cell(state, event, spec, now, roll)
 
 
 def describe_end(exit_code: int | None, signal: int | None) -> str:
@@ -296,9 +304,9 @@ def _reset(state: State, event: Event, spec: Spec, now: float, roll: float) -> S
 
 # --- the table: what a row does not name is ignored in that status ---
 
-_DOWN = {Start: _begin, Stop: _unwanted, Restart: _begin, Adopted: _adopt, Reset: _reset}
+_DOWN: "dict[type, Cell]" = {Start: _begin, Stop: _unwanted, Restart: _begin, Adopted: _adopt, Reset: _reset}
 
-_ROWS = {
+_ROWS: "dict[str, dict[type, Cell]]" = {
     is_.STOPPED: _DOWN,
     is_.EXITED: _DOWN,
     is_.ERRORED: _DOWN,
@@ -326,4 +334,6 @@ _ROWS = {
     },
 }
 
-_TABLE = {(status, event): _ROWS[status].get(event, _ignore) for status in is_.ALL for event in EVENTS}
+_TABLE: "dict[tuple[str, type], Cell]" = {
+    (status, event): _ROWS[status].get(event, _ignore) for status in is_.ALL for event in EVENTS
+}

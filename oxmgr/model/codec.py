@@ -14,10 +14,8 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
-    import msgspec
     from msgspec import DecodeError, Raw, Struct, ValidationError, convert, field, to_builtins
     from msgspec.json import encode as encode_json
     from msgspec.json import format as format_json
@@ -90,7 +88,7 @@ def _bare_core() -> "Any":
     sys.modules.update(replaced)
     sys.modules.update({"msgspec": package, "msgspec._utils": utils})
     try:
-        import msgspec._core
+        __import__("msgspec._core")
     finally:
         del sys.modules["msgspec._utils"]
         for name, old in before.items():
@@ -117,7 +115,6 @@ def _prove(core: "Any") -> None:
 
 if not TYPE_CHECKING:
     if "typing" in sys.modules or "msgspec" in sys.modules:
-        import msgspec
         from msgspec import _core as core
     else:
         core = _bare_core()

@@ -195,7 +195,7 @@ class Server:
 
     def _on_connection(self, _: int) -> None:
         try:
-            fd, _address = self._sock._accept()
+            fd, _address = self._sock._accept()  # type: ignore[attr-defined]
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self._turn_away()
@@ -210,7 +210,7 @@ class Server:
     def _turn_away(self) -> None:
         os.close(self._spare)
         try:
-            fd, _ = self._sock._accept()
+            fd, _ = self._sock._accept()  # type: ignore[attr-defined]
             os.close(fd)
         except OSError:
             pass

@@ -9,7 +9,7 @@ from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 import _prctl
 
 from oxmgr import __version__
-from oxmgr.lifecycle.machine import Start, State, Stop
+from oxmgr.lifecycle.machine import State, Stop
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.messages import Observed

@@ -9,8 +9,8 @@ import _thread
 import os
 
 from oxmgr.model.codec import DecodeError, Decoder, encode, replace
-from oxmgr.model.records import file_header, record
 from oxmgr.model.messages import Saved, SavedApp, SavedEnviron
+from oxmgr.model.records import file_header, record
 from oxmgr.model.spec import Spec
 from oxmgr.supervisor.files import Health, write_safely
 from oxmgr.supervisor.loop import READ

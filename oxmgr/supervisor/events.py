@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from oxmgr.lifecycle.machine import State
     from oxmgr.supervisor.fleet import Instance
-    from oxmgr.supervisor.logfile import Log
     from oxmgr.supervisor.journal import EventFile
+    from oxmgr.supervisor.logfile import Log
 
 KEPT = 256
 

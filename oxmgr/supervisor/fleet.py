@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from oxmgr.model.places import Places
     from oxmgr.supervisor.events import Events
-    from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.journal import Journal
+    from oxmgr.supervisor.loop import Loop
 
 REAP_PATIENCE = 2.0
 """Seconds to wait for an adopted process's real parent to reap it, which is when its exit code can be read."""

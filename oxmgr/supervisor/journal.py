@@ -6,8 +6,8 @@ They survive the daemon's death, for the kernel has them. After a power cut they
 import os
 
 from oxmgr.model.codec import DecodeError, Decoder, encode
-from oxmgr.model.records import MARK, file_header, read_records, record
 from oxmgr.model.messages import Boot, Event, Journaled, Observed
+from oxmgr.model.records import MARK, file_header, read_records, record
 from oxmgr.supervisor.files import Health, append, boot_id, open_append, write_aside
 
 TYPE_CHECKING = False

@@ -92,4 +92,5 @@ def timerfd_set(fd: int, nanoseconds: int) -> None:
 
 
 def spawn_rung(wanted: int = -1) -> int:
-    return lib.ox_spawn_rung(wanted)
+    """Get, or set if it is not negative, the way children are made; see csrc/oxmgr.h."""
+    return int(lib.ox_spawn_rung(wanted))

@@ -1,14 +1,16 @@
 """Real processes under a real daemon."""
 
+import itertools
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from oxmgr.client.connection import Refused
-from oxmgr.model.messages import Act, Apply, Scale, SendInput, SendSignal
+from oxmgr.model.messages import Act, Apply, InstanceView, Scale, SendInput, SendSignal
 from oxmgr.model.spec import ALWAYS, NEVER, Spec
 from tests.conftest import Home, actions, tree, wait_until
 
@@ -23,12 +25,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def restarted(times: int) -> Callable[[InstanceView], bool]:
+    return lambda view: view.restarts == times and view.pid is not None
+
+
 def test_a_process_killed_by_any_signal_is_back_and_the_signal_is_told(home: Home) -> None:
     home.apply(home.sh("app", "exec sleep 1000", restart_delay_max_ms=0))
     for count, name in enumerate(FATAL, 1):
         pid = home.pid("app")
         os.kill(pid, getattr(signal, name))
-        view = home.until("app", lambda view, count=count: view.restarts == count, name)
+        view = home.until("app", restarted(count), name)
         assert view.status == "running" and view.pid != pid
         assert view.signal == name and view.exit_code is None
 
@@ -46,7 +52,7 @@ def test_the_first_crash_restarts_at_once_and_later_ones_back_off(home: Home) ->
     home.apply(home.sh("app", "date +%s.%N; exit 1", restart_delay_max_ms=400))
     wait_until(lambda: home.log("app").count("\n") >= 5, "five starts")
     times = [float(line) for line in home.log("app").split()[:5]]
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
     assert gaps[0] < 0.09
     assert all(low <= gap for low, gap in zip([0.1, 0.2, 0.4], gaps[1:], strict=True)), gaps
 
@@ -65,7 +71,7 @@ def test_a_good_run_sets_the_counters_back(home: Home) -> None:
     for count in range(1, 5):
         view = home.until("app", lambda view: (view.uptime_ms or 0) > 60)
         os.kill(view.pid or 0, 9)
-        home.until("app", lambda view, count=count: view.restarts == count)
+        home.until("app", restarted(count))
 
 
 def test_a_process_that_ignores_sigterm_is_killed_after_the_timeout(home: Home) -> None:
@@ -160,7 +166,7 @@ def test_a_crash_with_left_overs_never_makes_two_trees(home: Home) -> None:
         wait_until(lambda: len(sleeps(home)) == 3, "one whole tree")
         old = sleeps(home)
         os.kill(home.pid("app"), 9)
-        home.until("app", lambda view, round_=round_: view.restarts == round_ and view.pid)
+        home.until("app", restarted(round_))
         assert not [pid for pid in old if alive(pid)]
     assert len(home.log("app").split()) == 6
 

@@ -1,0 +1,4 @@
+PR_SET_CHILD_SUBREAPER: int
+PR_SET_NAME: int
+
+def prctl(option: int, arg: int | str = ..., arg2: int = ...) -> int: ...
