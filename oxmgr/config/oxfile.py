@@ -220,7 +220,7 @@ class _Oxfile:
     def restart(self, read: Table, values: dict[str, tuple[object, Path]]) -> object:
         """The policy that both spellings ask for."""
         on_exit = read.get("restart_on_exit")
-        meant = {True: ALWAYS, False: NEVER}.get(on_exit) if isinstance(on_exit, bool) else None  # type: ignore[call-overload]
+        meant = {True: ALWAYS, False: NEVER}.get(on_exit) if isinstance(on_exit, bool) else None
         if "restart" in read and meant is not None and meant != read["restart"]:
             self.fail(
                 values["restart_on_exit"][1], f"says {meant!r}, but restart says {read['restart']!r}: write one of them"

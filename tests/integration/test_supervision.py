@@ -168,7 +168,7 @@ def test_a_crash_with_left_overs_never_makes_two_trees(home: Home) -> None:
         os.kill(home.pid("app"), 9)
         home.until("app", restarted(round_))
         assert not [pid for pid in old if alive(pid)]
-    assert len(home.log("app").split()) == 6
+    wait_until(lambda: len(home.log("app").split()) == 6, "the sixth start's line, and no seventh")
 
 
 def test_npm_start_is_stopped_as_a_whole(home: Home) -> None:
