@@ -30,6 +30,8 @@ def main(argv: list[str]) -> int:
         # Whoever read our output has gone; so that Python's last flush does not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
+    except UnicodeEncodeError:
+        return _fail("what was typed, or the environment, holds bytes that are not UTF-8: oxmgr keeps text only", WRONG)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", FAILED)

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+import sys
+from _socket import AF_UNIX, SO_SNDTIMEO, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
 
 from oxmgr import __version__
 from oxmgr.model.codec import DecodeError, Decoder, encode
@@ -114,7 +115,10 @@ def connect(places: Places, timeout: float = 5.0) -> Connection:
     """NoDaemon when nobody answers within that many seconds, Refused when it does not want to speak with us."""
     path = places.socket
     sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
-    sock.settimeout(timeout)
+    # With a timeout of Python's own, a full backlog would be an error at once; so the kernel's (socket(7)).
+    seconds, fraction = divmod(timeout, 1)
+    limit = b"".join(int(part).to_bytes(8, sys.byteorder) for part in (seconds, fraction * 1e6))
+    sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, limit)
     folder = -1
     try:
         if len(os.fsencode(path)) > 107:
@@ -125,7 +129,7 @@ def connect(places: Places, timeout: float = 5.0) -> Connection:
         return Connection(sock, timeout)
     except OSError as error:
         sock.close()
-        if isinstance(error, TimeoutError):
+        if error.errno == errno.EAGAIN:
             raise NoDaemon("the daemon takes no connections: it hangs or is stopped") from None
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             raise NoDaemon("no daemon runs") from None

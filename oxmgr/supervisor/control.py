@@ -6,6 +6,7 @@ protocol, does not introduce itself in time, or does not read what it is sent is
 
 import errno
 import os
+import sys
 import time
 from _socket import (
     AF_UNIX,
@@ -38,6 +39,7 @@ READ_SIZE = 65536
 BACKLOG = 64
 # linux/socket.h; the `socket` module does not have it.
 SO_PEERGROUPS = 59
+GROUPS_SIZE = 1024  # bytes: 256 groups, the most that getsockopt of Python can take
 
 _hello = Decoder(Hello)
 _request = Decoder(Request)
@@ -219,13 +221,16 @@ class Server:
 
     def _may_speak(self, sock: socket) -> bool:
         credentials = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
-        uid = int.from_bytes(credentials[4:8], "little")
+        uid = int.from_bytes(credentials[4:8], sys.byteorder)
         if uid in (0, os.getuid()):
             return True
         if self._group >= 0:
-            groups = sock.getsockopt(SOL_SOCKET, SO_PEERGROUPS, 4096)
-            gids = {int.from_bytes(groups[at : at + 4], "little") for at in range(0, len(groups), 4)}
-            if self._group in gids | {int.from_bytes(credentials[8:12], "little")}:
+            try:
+                groups = sock.getsockopt(SOL_SOCKET, SO_PEERGROUPS, GROUPS_SIZE)
+            except OSError:
+                groups = b""
+            groups += credentials[8:12]
+            if self._group in {int.from_bytes(groups[at : at + 4], sys.byteorder) for at in range(0, len(groups), 4)}:
                 return True
         self.log(f"user {uid} was turned away")
         return False

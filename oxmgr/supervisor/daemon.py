@@ -63,7 +63,7 @@ def _set_up(places: Places, group: int, lock: int) -> "Callable[[], None]":
     # python-prctl's C half: its Python half builds 1 MB of wrappers that nothing here calls.
     _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
 
-    loop = Loop()
+    loop = Loop(lambda error: _on_fault(log, error))
     health = Health(places.state, log)
     desired = Desired(places.desired, loop, health)
     journal = Journal(places.journal, health)
@@ -170,6 +170,14 @@ def _resume(fleet: Fleet, desired: Desired, seen: dict[tuple[str, int], Observed
             instance.state = replace(instance.state, desired=True)
     fleet.bring_down(stop, Stop())
     fleet.start(start)
+
+
+def _on_fault(log: Log, error: Exception) -> None:
+    # Loaded only now: it is for a fault of ours, and large.
+    from traceback import format_exception
+
+    for line in "".join(format_exception(error)).splitlines():
+        log(f"fault: {line}")
 
 
 def _on_signals(fd: int, fleet: Fleet, commands: Commands) -> None:

@@ -16,9 +16,10 @@ HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Loop:
-    """Runs until `stop()`. Times are seconds of CLOCK_MONOTONIC, which is also `time.monotonic()`."""
+    """Runs until `stop()`; `failed` is called with what a callback raises. Times are seconds of `time.monotonic()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: "Callable[[Exception], None]") -> None:
+        self._failed = failed
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timerfd = native.timerfd()
@@ -54,7 +55,7 @@ class Loop:
             for fd, events in poll():
                 callback = callbacks.get(fd)
                 if callback is not None:
-                    callback(events)
+                    self._call(callback, events)
 
     def stop(self) -> None:
         self._going = False
@@ -70,4 +71,11 @@ class Loop:
         self._armed = -1.0
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            heappop(self._timers)[2]()
+            self._call(heappop(self._timers)[2])
+
+    def _call(self, callback: "Callable[..., None]", *args: int) -> None:
+        """A fault in what one client, instance or timer wants must not end the supervision of all the others."""
+        try:
+            callback(*args)
+        except Exception as error:
+            self._failed(error)

@@ -1,0 +1,287 @@
+"""Clients that do not behave, and who may be one."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from oxmgr.client.connection import NoDaemon, Refused, connect
+from oxmgr.client.launch import daemon_argv
+from oxmgr.model.codec import encode
+from oxmgr.model.frames import FRAME_LIMIT, PROTOCOL, frame
+from oxmgr.model.messages import Act, GetEvents, GetInstances, Hello
+from tests.conftest import Home, wait_until
+
+
+@pytest.fixture
+def raw(home: Home) -> Iterator[socket.socket]:
+    """A socket that is connected and has said nothing."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(home.places.socket)
+        yield sock
+
+
+HELLO = frame(encode(Hello(PROTOCOL, "test")))
+
+
+def hung_up(sock: socket.socket) -> bool:
+    """Whether the other side closes, after whatever it still says."""
+    try:
+        while sock.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def answers(home: Home) -> bool:
+    return home.views() is not None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        os.urandom(64) + b"\xff" * 64,
+        (2**31).to_bytes(4, "big") + b"x",
+        (FRAME_LIMIT + 1).to_bytes(4, "big"),
+        frame(b""),
+        frame(b"\xc1"),
+        frame(encode({"type": "hello"})),
+        frame(encode(Hello(99, "9.9.9"))),
+        HELLO + frame(encode({"type": "nothing-known"})),
+        HELLO + frame(encode({"type": "act", "verb": 5, "targets": []})),
+        HELLO + frame(b"\x81\xa4type\xa5apply" * 100),
+    ],
+)
+def test_garbage_gets_its_sender_dropped_and_nobody_else(home: Home, raw: socket.socket, data: bytes) -> None:
+    raw.sendall(data)
+    assert hung_up(raw)
+    assert answers(home)
+
+
+def test_half_a_frame_holds_up_nobody(home: Home, raw: socket.socket) -> None:
+    raw.sendall(HELLO + (1000).to_bytes(4, "big") + b"half of it")
+    home.apply(home.sh("app", "exec sleep 1000"))
+    home.request(Act("stop", ["app"]))
+
+
+def test_two_requests_at_once_are_answered_one_after_the_other(home: Home, raw: socket.socket) -> None:
+    raw.sendall(HELLO + frame(encode(GetInstances())) * 3)
+    got = b""
+    while got.count(b"instances") < 6:
+        got += raw.recv(65536)
+
+
+def test_a_client_that_stops_reading_costs_bounded_memory_and_no_time(home: Home) -> None:
+    home.apply(*(home.sh(f"app{number}", "exec sleep 1000") for number in range(50)))
+    assert home.daemon is not None
+    before = resident(home.daemon.pid)
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.settimeout(5)
+        deaf.connect(home.places.socket)
+        deaf.sendall(HELLO)
+        deaf.settimeout(0.2)
+        try:
+            for _ in range(20_000):
+                deaf.sendall(frame(encode(GetInstances())))
+        except (TimeoutError, BrokenPipeError, ConnectionResetError):
+            pass
+        begun = time.monotonic()
+        assert answers(home)
+        assert time.monotonic() - begun < 0.5
+        assert resident(home.daemon.pid) - before < FRAME_LIMIT * 2.5
+    home.apply(prune=True)
+
+
+def resident(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def test_a_follower_that_stops_reading_is_dropped_while_others_hear_on(home: Home) -> None:
+    deaf = home.connect()
+    stream = deaf.stream(GetEvents(follow=True))
+    next(stream)
+    good = home.connect()
+    heard = good.stream(GetEvents(limit=0, follow=True))
+    next(heard)
+    home.apply(home.sh("app", "exec sleep 1000"))
+    assert "app" in {next(heard).app for _ in range(2)}  # type: ignore[union-attr]
+
+
+def test_a_client_that_goes_while_it_waits_leaves_the_work_to_be_done(home: Home) -> None:
+    home.apply(home.sh("app", "trap 'sleep 0.2; exit 0' TERM; echo up; while :; do sleep 0.01; done"))
+    wait_until(lambda: "up" in home.log("app"), "the trap")
+    gone = connect(home.places)
+    gone._send(Act("stop", ["app"]))
+    home.until("app", lambda view: view.status == "stopping")
+    gone.close()
+    home.until("app", lambda view: view.status == "stopped")
+
+
+def test_many_silent_clients_lock_nobody_out_who_is_in(home: Home) -> None:
+    inside = home.connect()
+    silent = []
+    for _ in range(200):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(home.places.socket)
+        silent.append(sock)
+    assert inside.request(GetInstances())
+    for sock in silent:
+        sock.close()
+    wait_until(lambda: _tries(home), "room for new clients")
+
+
+def _tries(home: Home) -> bool:
+    try:
+        return answers(home)
+    except NoDaemon:
+        return False
+
+
+def test_no_fds_left_is_survived_and_told(empty_home: Home) -> None:
+    pid = empty_home.start_daemon(nofile=40)
+    held = []
+    for _ in range(60):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(empty_home.places.socket)
+        held.append(sock)
+    wait_until(lambda: "no file descriptors" in daemon_log(empty_home), "the log to say so")
+    for sock in held:
+        sock.close()
+    wait_until(lambda: _tries(empty_home), "the daemon to answer again")
+    assert empty_home.daemon is not None and empty_home.daemon.pid == pid
+
+
+def daemon_log(home: Home) -> str:
+    with open(home.places.daemon_log) as file:
+        return file.read()
+
+
+def test_the_socket_and_the_files_are_nobody_elses(home: Home) -> None:
+    home.apply(home.sh("app", "exec sleep 1000", env={"SECRET": "x"}))
+    for folder in (home.places.state, home.places.run, home.places.logs):
+        assert os.stat(folder).st_mode & 0o777 == 0o700
+        for name in os.listdir(folder):
+            assert not os.stat(f"{folder}/{name}").st_mode & 0o007, name
+    for name in ("desired", "journal", "lock", "events"):
+        assert os.stat(f"{home.places.state}/{name}").st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("groups", "welcome"), [([], False), ([65533], True)])
+def test_only_the_owner_root_and_the_named_group_are_answered(
+    empty_home: Home, groups: list[int], welcome: bool
+) -> None:
+    """As user 65534, through a folder that anybody may enter."""
+    reading, told = os.pipe()
+    argv = daemon_argv(group=65533, told=told)
+    empty_home.daemon = subprocess.Popen(argv, env=empty_home.env, pass_fds=[told], stdin=subprocess.DEVNULL)
+    os.close(told)
+    with open(reading) as file:
+        assert file.read() == "\n"
+    empty_home.folder.chmod(0o755)
+    os.chmod(empty_home.places.run, 0o777)
+    os.chmod(empty_home.places.socket, 0o666)
+    script = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1])\n"
+        "try:\n    s.sendall(bytes.fromhex(sys.argv[2])); print(len(s.recv(100)) > 0)\n"
+        "except (BrokenPipeError, ConnectionResetError):\n    print(False)\n"
+    )
+    done = subprocess.run(
+        ["python3", "-c", script, empty_home.places.socket, HELLO.hex()],
+        user=65534, group=65534, extra_groups=groups, capture_output=True, text=True, check=False, cwd="/",
+        executable="/usr/bin/python3",
+    )  # fmt: skip
+    assert done.stdout.strip() == str(welcome), done
+
+
+def test_a_home_with_a_very_long_name_works(empty_home: Home) -> None:
+    from oxmgr.model.places import find_places
+
+    long = empty_home.folder / ("long" * 30)
+    long.mkdir()
+    empty_home.env["OXMGR_HOME"] = str(long)
+    empty_home.places = find_places({"OXMGR_HOME": str(long)}, 0)
+    empty_home.start_daemon()
+    assert answers(empty_home)
+
+
+def test_a_second_daemon_says_whose_home_it_is_and_ends(home: Home) -> None:
+    done = subprocess.run(daemon_argv(), env=home.env, capture_output=True, text=True, check=False)
+    assert home.daemon is not None
+    assert done.returncode == 1
+    assert f"another one runs for {home.folder}, pid {home.daemon.pid}" in done.stderr
+    assert answers(home)
+
+
+def test_a_stale_socket_is_replaced(home: Home) -> None:
+    home.kill_daemon()
+    assert os.path.exists(home.places.socket)
+    with pytest.raises(NoDaemon, match="no daemon runs"):
+        connect(home.places)
+    home.start_daemon()
+    assert answers(home)
+
+
+def test_a_daemon_that_hangs_is_told_from_one_that_is_not_there(home: Home) -> None:
+    import signal
+
+    assert home.daemon is not None
+    home.daemon.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(NoDaemon, match="hangs or is stopped"):
+            connect(home.places, timeout=0.3)
+    finally:
+        home.daemon.send_signal(signal.SIGCONT)
+
+
+def test_requests_that_make_no_sense_are_refused_with_the_reason(home: Home) -> None:
+    from oxmgr.model.messages import Apply, SendSignal
+    from oxmgr.model.spec import Spec
+
+    app = home.sh("app", "exec sleep 1000")
+    cases = [
+        (Act("explode", ["all"]), "explode"),
+        (Act("stop", []), "nothing was named"),
+        (SendSignal(["all"], 99), "no signal 99"),
+        (Apply([app, app]), "app is there twice"),
+        (Apply([Spec("a", "", [], "/")]), "needs a command"),
+        (
+            Apply([home.sh("a", "x", depends_on={"b": "started"}), home.sh("b", "x", depends_on={"a": "started"})]),
+            "circle",
+        ),
+        (Apply([home.sh("a", "x", instances=0)]), "1 to 10000 instances"),
+    ]
+    for request, why in cases:
+        with pytest.raises(Refused, match=why):
+            home.request(request)
+    assert home.views() == {}
+
+
+def test_the_daemon_imports_what_it_may_and_nothing_else(home: Home) -> None:
+    """Reads the daemon's own list of loaded libraries and Python files."""
+    assert home.daemon is not None
+    script = (
+        "import sys\n"
+        f"sys.path[1:1] = {[*daemon_argv()[5].split(':')]!r}\nimport oxmgr.supervisor.daemon\nprint('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    allowed = {
+        "sys", "builtins", "_frozen_importlib", "_imp", "_thread", "_warnings", "_weakref", "_io", "marshal", "posix",
+        "_frozen_importlib_external", "time", "zipimport", "_codecs", "codecs", "encodings", "encodings.aliases",
+        "encodings.utf_8", "_signal", "_abc", "abc", "io", "__main__", "os", "os.path", "posixpath", "genericpath", "stat",
+        "_stat", "_collections_abc", "_datetime", "datetime", "types", "msgspec", "msgspec._core", "fcntl", "resource",
+        "_prctl", "_cffi_backend", "select", "heapq", "_heapq", "_socket", "binascii", "errno", "_bisect", "_tokenize",
+        "_distutils_hack", "warnings", "zlib",
+    }  # fmt: skip
+    strangers = {name for name in loaded if not name.startswith("oxmgr") and name not in allowed}
+    assert not strangers
+    assert not {name for name in loaded if name.startswith(("oxmgr.cli", "oxmgr.config", "oxmgr.client"))}

@@ -1,0 +1,383 @@
+"""What outlives a daemon: what is desired, what ran, and what was damaged in between."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oxmgr.client.connection import Refused
+from oxmgr.client.saved import read_saved, read_saved_events
+from oxmgr.model.messages import Act, Apply, GetDaemon, GetInstances, Instances
+from oxmgr.model.records import MARK
+from oxmgr.model.spec import NEVER
+from tests.conftest import DEADLINE, Home, wait_until
+
+
+def statuses(home: Home) -> dict[str, tuple[str, str]]:
+    return {name: (view.status, view.desired) for name, view in home.views().items()}
+
+
+def warnings(home: Home) -> list[str]:
+    reply = home.connect().request(GetInstances())
+    assert isinstance(reply, Instances)
+    return reply.warnings
+
+
+def a_mix(home: Home) -> None:
+    """One of each: running, stopped, finished, failed for good."""
+    home.apply(
+        home.sh("runs", "exec sleep 1000", instances=2),
+        home.sh("stops", "exec sleep 1000"),
+        home.sh("done", "exit 0"),
+        home.sh("failed", "exit 3", max_restarts=1),
+    )
+    home.request(Act("stop", ["stops", "runs:1"]))
+    home.until("failed", lambda view: view.status == "errored")
+
+
+def test_a_daemon_that_ends_stops_its_apps_and_the_next_one_starts_what_was_desired(home: Home) -> None:
+    a_mix(home)
+    pid = home.pid("runs:0")
+    assert home.stop_daemon() == 0
+    assert not Path(f"/proc/{pid}").exists()
+    home.start_daemon()
+    home.until("runs:0", lambda view: view.status == "running")
+    assert statuses(home) == {
+        "runs:0": ("running", "running"),
+        "runs:1": ("stopped", "stopped"),
+        "stops": ("stopped", "stopped"),
+        "done": ("exited", "running"),
+        "failed": ("errored", "running"),
+    }
+    assert "exit code 3" in home.views()["failed"].reason
+
+
+def test_sigterm_does_the_same_and_in_order(home: Home) -> None:
+    order = home.folder / "order"
+    quiet = f"trap 'echo $OXMGR_APP >> {order}; exit 0' TERM; echo up; while :; do sleep 0.01; done"
+    home.apply(home.sh("db", quiet), home.sh("api", quiet, depends_on={"db": "started"}))
+    wait_until(lambda: "up" in home.log("db") and "up" in home.log("api"), "the traps")
+    assert home.daemon is not None
+    home.daemon.send_signal(signal.SIGTERM)
+    assert home.daemon.wait(DEADLINE) == 0
+    assert order.read_text() == "api\ndb\n"
+    home.start_daemon()
+    assert {view.desired for view in home.views().values()} == {"running"}
+
+
+def test_a_second_sigterm_hurries(home: Home) -> None:
+    home.apply(home.sh("stuck", "trap '' TERM; echo up; while :; do sleep 0.01; done", stop_timeout_ms=60_000))
+    wait_until(lambda: "up" in home.log("stuck"), "the trap")
+    assert home.daemon is not None
+    home.daemon.send_signal(signal.SIGTERM)
+    home.until("stuck", lambda view: view.status == "stopping")
+    home.daemon.send_signal(signal.SIGTERM)
+    assert home.daemon.wait(DEADLINE) == 0
+
+
+def test_a_killed_daemon_is_followed_by_one_that_takes_its_apps_over(home: Home) -> None:
+    a_mix(home)
+    os.kill(home.pid("runs:0"), 9)
+    before = home.until("runs:0", lambda view: view.restarts == 1)
+    home.kill_daemon()
+    home.start_daemon()
+    after = home.views()["runs:0"]
+    assert (after.pid, after.restarts, after.status, after.desired) == (before.pid, 1, "running", "running")
+    assert abs((after.started_at or 0) - (before.started_at or 0)) < 0.001 and (after.uptime_ms or 0) >= (
+        before.uptime_ms or 0
+    )
+    assert statuses(home)["stops"] == ("stopped", "stopped")
+    # What was taken over is supervised like any other.
+    os.kill(after.pid or 0, 9)
+    view = home.until("runs:0", lambda view: view.restarts == 2)
+    assert view.signal == "SIGKILL"
+    home.request(Act("restart", ["runs:0"]))
+    home.request(Act("stop", ["runs:0"]))
+    assert home.views()["runs:0"].status == "stopped"
+
+
+def test_the_exit_code_of_a_taken_over_process_is_the_true_one(home: Home) -> None:
+    home.apply(home.sh("app", "trap 'exit 42' USR1; echo up; while :; do sleep 0.01; done", restart=NEVER))
+    wait_until(lambda: "up" in home.log("app"), "the trap")
+    home.kill_daemon()
+    home.start_daemon()
+    os.kill(home.pid("app"), signal.SIGUSR1)
+    view = home.until("app", lambda view: view.status == "exited")
+    assert view.exit_code == 42
+
+
+def test_an_app_that_died_with_its_daemon_is_started_again_once(home: Home) -> None:
+    home.apply(home.sh("app", "echo started; exec sleep 1000"))
+    wait_until(lambda: home.log("app"), "the first start")
+    pid = home.pid("app")
+    home.kill_daemon()
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    home.start_daemon()
+    assert home.pid("app") != pid
+    wait_until(lambda: home.log("app") == "started\nstarted\n", "the second start")
+
+
+def test_what_an_app_left_when_it_died_with_its_daemon_is_ended_before_it_starts_again(home: Home) -> None:
+    home.apply(home.sh("app", "sleep 1000 & echo $!; exec sleep 1001"))
+    wait_until(lambda: home.log("app"), "the child")
+    pid, left = home.pid("app"), int(home.log("app"))
+    home.kill_daemon()
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    home.start_daemon()
+    wait_until(lambda: Path(f"/proc/{left}/stat").read_text().split()[2] == "Z", "the left-over to be killed")
+    os.waitpid(left, 0)
+
+
+def test_a_process_with_a_recycled_pid_is_not_taken_over(home: Home) -> None:
+    """The journal names a pid and its start time; a stranger with that pid began at another."""
+    home.apply(home.sh("app", "exec sleep 1000"))
+    pid = home.pid("app")
+    home.kill_daemon()
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    stranger = subprocess.Popen(["sleep", "1000"])
+    journal = Path(home.places.journal)
+    data = journal.read_bytes()
+    from oxmgr.model.codec import Decoder, encode, replace
+    from oxmgr.model.messages import Journaled, Observed
+    from oxmgr.model.records import file_header, read_records, record
+
+    entries = [Decoder(Journaled).decode(one) for one in read_records("journal", data)[0]]
+    forged = [
+        replace(one, pid=stranger.pid) if isinstance(one, Observed) and one.pid == pid else one for one in entries
+    ]
+    journal.write_bytes(file_header("journal") + b"".join(record(encode(one)) for one in forged))
+    home.start_daemon()
+    assert home.pid("app") != stranger.pid
+    home.request(Act("stop", ["app"]))
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+
+
+def test_nothing_is_taken_over_from_another_boot(home: Home) -> None:
+    home.apply(home.sh("app", "exec sleep 1000"), home.sh("job", "exit 0"))
+    home.until("job", lambda view: view.status == "exited")
+    pid = home.pid("app")
+    home.kill_daemon()
+    from oxmgr.model.codec import Decoder, encode
+    from oxmgr.model.messages import Boot, Journaled
+    from oxmgr.model.records import file_header, read_records, record
+
+    journal = Path(home.places.journal)
+    entries = [Decoder(Journaled).decode(one) for one in read_records("journal", journal.read_bytes())[0]]
+    entries = [Boot("another") if isinstance(one, Boot) else one for one in entries]
+    journal.write_bytes(file_header("journal") + b"".join(record(encode(one)) for one in entries))
+    home.start_daemon()
+    assert home.pid("app") != pid
+    assert home.views()["job"].status == "exited", "a finished job stays finished after a reboot"
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+
+
+# --- files that are not as they should be ---
+
+
+def kept_aside(home: Home, how: str) -> list[str]:
+    return [name for name in os.listdir(home.places.state) if how in name]
+
+
+def test_a_desired_file_with_a_rotten_record_keeps_the_others_and_is_kept_aside(home: Home) -> None:
+    home.apply(*(home.sh(name, "exec sleep 1000") for name in ("a", "b", "c")))
+    home.stop_daemon()
+    path = Path(home.places.desired)
+    data = bytearray(path.read_bytes())
+    marks = [found.start() for found in re.finditer(re.escape(MARK), data)]
+    assert len(marks) == 4, "an environment and three apps"
+    data[marks[2] + 20] ^= 0xFF
+    path.write_bytes(data)
+    home.start_daemon()
+    assert sorted(home.views()) == ["a", "c"]
+    (name,) = kept_aside(home, "desired.damaged-")
+    assert (Path(home.places.state) / name).read_bytes() == data
+    for _ in range(2):
+        assert any(name in text for text in warnings(home)), "told until it has been looked at"
+    home.stop_daemon()
+    home.start_daemon()
+    assert any(name in text for text in warnings(home))
+    (Path(home.places.state) / name).unlink()
+    assert warnings(home) == []
+
+
+@pytest.mark.parametrize("cut", [0, 5, 40, -1, -30])
+def test_a_desired_file_that_is_cut_off_gives_what_is_good(home: Home, cut: int) -> None:
+    home.apply(*(home.sh(name, "exec sleep 1000") for name in ("a", "b", "c")))
+    home.stop_daemon()
+    path = Path(home.places.desired)
+    path.write_bytes(path.read_bytes()[:cut])
+    home.start_daemon()
+    assert sorted(home.views()) == (["a", "b"] if cut < 0 else [])
+    assert kept_aside(home, "desired.damaged-") and warnings(home)
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 4096, b"hello\n", os.urandom(1000)])
+def test_a_file_of_garbage_is_kept_aside(home: Home, garbage: bytes) -> None:
+    home.stop_daemon()
+    for path in (home.places.desired, home.places.journal):
+        Path(path).write_bytes(garbage)
+    home.start_daemon()
+    assert home.views() == {}
+    assert kept_aside(home, "desired.damaged-") and kept_aside(home, "journal.damaged-")
+    home.apply(home.sh("a", "exec sleep 1000"))
+
+
+def test_a_file_of_a_later_version_is_kept_aside_and_said_to_be_that(home: Home) -> None:
+    home.apply(home.sh("a", "exec sleep 1000"))
+    home.stop_daemon()
+    path = Path(home.places.desired)
+    path.write_bytes(path.read_bytes().replace(b"oxmgr desired 1\n", b"oxmgr desired 7\n"))
+    home.start_daemon()
+    assert home.views() == {}
+    (name,) = kept_aside(home, "desired.newer-")
+    assert any(name in text for text in warnings(home))
+
+
+def test_a_torn_end_of_the_journal_is_what_a_kill_leaves_and_no_damage(home: Home) -> None:
+    home.apply(home.sh("a", "exec sleep 1000"), home.sh("b", "exec sleep 1000"))
+    pids = home.pid("a"), home.pid("b")
+    home.kill_daemon()
+    with open(home.places.journal, "ab") as file:
+        file.write(MARK + b"\0\0\0\x50torn")
+    home.start_daemon()
+    assert (home.pid("a"), home.pid("b")) == pids
+    assert warnings(home) == []
+
+
+@pytest.fixture
+def small_disk(empty_home: Home) -> Iterator[Home]:
+    """The state folder is a file system of 256 KB."""
+    state = Path(empty_home.places.state)
+    state.mkdir(0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", state], check=True)
+    try:
+        empty_home.start_daemon()
+        yield empty_home
+        empty_home.end()
+    finally:
+        subprocess.run(["umount", state], check=True)
+
+
+def fill(home: Home) -> Path:
+    ballast = Path(home.places.state) / "ballast"
+    with open(ballast, "wb", 0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            pass
+    return ballast
+
+
+def test_on_a_full_disk_a_start_fails_with_the_reason_and_what_runs_goes_on(small_disk: Home) -> None:
+    home = small_disk
+    home.apply(home.sh("old", "exec sleep 1000"))
+    saved = Path(home.places.desired).read_bytes()
+    pid = home.pid("old")
+    ballast = fill(home)
+    with pytest.raises(Refused, match="No space left on device"):
+        home.apply(home.sh("fresh", "exec sleep 1000"))
+    assert list(home.views()) == ["old"]
+    os.kill(pid, 9)
+    home.until("old", lambda view: view.restarts == 1 and view.status == "running")
+    with pytest.raises(Refused, match=r"done, but not for the next daemon.*No space left"):
+        home.request(Act("stop", ["old"]))
+    assert home.views()["old"].status == "stopped"
+    assert warnings(home), "a state folder that cannot be written is told of"
+    assert Path(home.places.desired).read_bytes() == saved, "nothing was truncated"
+    ballast.unlink()
+    home.apply(home.sh("fresh", "exec sleep 1000"))
+    assert sorted(home.views()) == ["fresh", "old"]
+    assert warnings(home) == []
+
+
+def test_a_change_that_could_not_be_saved_has_not_happened_after_the_daemon_is_gone(small_disk: Home) -> None:
+    home = small_disk
+    home.apply(home.sh("old", "exec sleep 1000"))
+    ballast = fill(home)
+    with pytest.raises(Refused):
+        home.request(Apply([home.sh("old", "exec sleep 1001")]))
+    ballast.unlink()
+    home.kill_daemon()
+    home.start_daemon()
+    assert home.views()["old"].command == "exec sleep 1000"
+
+
+def test_a_secret_in_the_environment_is_in_no_file_that_others_can_read(home: Home) -> None:
+    home.request(
+        Apply([home.sh("app", "exec sleep 1000", env={"TOKEN": "hunter2"})], b"PATH=/usr/bin:/bin\0BASE=hunter2\0")
+    )
+    holding = [path for path in home.folder.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    assert holding
+    for path in holding:
+        assert path.stat().st_mode & 0o077 == 0 and path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_an_environment_that_apps_share_is_saved_once(home: Home) -> None:
+    environ = b"PATH=/usr/bin:/bin\0BIG=" + b"x" * 5000 + b"\0"
+    home.request(Apply([home.sh(f"a{number}", "exec sleep 1000") for number in range(20)], environ))
+    assert Path(home.places.desired).stat().st_size < 12_000
+    home.request(Act("delete", ["all"]))
+    assert Path(home.places.desired).stat().st_size < 100
+
+
+# --- without a daemon ---
+
+
+def test_what_is_saved_can_be_read_without_a_daemon(home: Home) -> None:
+    a_mix(home)
+    home.stop_daemon()
+    views, wrong = read_saved(home.places, [])
+    assert wrong == []
+    assert {view.name: (view.status, view.desired) for view in views} == {
+        "runs:0": ("stopped", "running"),
+        "runs:1": ("stopped", "stopped"),
+        "stops": ("stopped", "stopped"),
+        "done": ("exited", "running"),
+        "failed": ("errored", "running"),
+    }
+    kinds = [event.kind for event in read_saved_events(home.places)]
+    assert kinds[0] == "daemon-started" and {"added", "started", "crashed", "errored", "stopped"} <= set(kinds)
+
+
+def test_an_app_that_outlived_its_daemon_is_not_called_stopped(home: Home) -> None:
+    home.apply(home.sh("app", "exec sleep 1000"))
+    pid = home.pid("app")
+    home.kill_daemon()
+    (view,), _ = read_saved(home.places, [])
+    assert (view.status, view.pid) == ("running", pid) and "daemon is gone" in view.reason
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    (view,), _ = read_saved(home.places, [])
+    assert (view.status, view.pid) == ("stopped", None)
+
+
+def test_events_are_numbered_on_from_daemon_to_daemon(home: Home) -> None:
+    home.apply(home.sh("app", "exit 0"))
+    home.until("app", lambda view: view.status == "exited")
+    home.kill_daemon()
+    home.start_daemon()
+    home.stop_daemon()
+    numbers = [event.seq for event in read_saved_events(home.places)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_the_journal_does_not_grow_for_ever(home: Home) -> None:
+    home.apply(home.sh("app", "exit 1", restart_delay_max_ms=0))
+    wait_until(lambda: home.views()["app"].restarts > 300, "many restarts", 30)
+    begun = time.monotonic()
+    home.request(Act("stop", ["app"]))
+    assert time.monotonic() - begun < 2
+    assert Path(home.places.journal).stat().st_size < 1_200_000
+    assert home.connect().request(GetDaemon())

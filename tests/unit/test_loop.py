@@ -1,0 +1,64 @@
+"""The loop: fds, times, and callbacks that fail."""
+
+import os
+import time
+
+from oxmgr.supervisor.loop import READ, Loop
+
+
+def test_a_callback_that_raises_ends_nothing_and_is_told() -> None:
+    faults: list[Exception] = []
+    loop = Loop(faults.append)
+    reading, writing = os.pipe()
+
+    def heard(_: int) -> None:
+        data = os.read(reading, 1)
+        if data == b"x":
+            raise RuntimeError("a fault")
+        loop.stop()
+
+    loop.add(reading, READ, heard)
+    os.write(writing, b"xx.")
+    loop.run()
+    assert [str(fault) for fault in faults] == ["a fault", "a fault"]
+    loop.remove(reading)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_timers_come_in_their_order_and_not_before_their_time() -> None:
+    loop = Loop(lambda fault: None)
+    begun = time.monotonic()
+    seen: list[tuple[str, float]] = []
+
+    def note(name: str) -> None:
+        seen.append((name, time.monotonic() - begun))
+
+    loop.at(begun + 0.06, lambda: note("third"))
+    loop.at(begun + 0.03, lambda: note("first"))
+    loop.at(begun + 0.03, lambda: note("second"))
+    loop.at(begun - 1, lambda: note("past"))
+    loop.at(begun + 0.07, loop.stop)
+    loop.run()
+    assert [name for name, _ in seen] == ["past", "first", "second", "third"]
+    assert all(late >= due for (_, late), due in zip(seen, [0, 0.03, 0.03, 0.06], strict=True))
+
+
+def test_a_timer_may_set_another_and_an_fd_may_be_removed_by_another() -> None:
+    loop = Loop(lambda fault: None)
+    pipes = [os.pipe() for _ in range(2)]
+    seen: list[int] = []
+
+    def heard(number: int) -> None:
+        seen.append(number)
+        loop.remove(pipes[1 - number][0])
+        loop.at(time.monotonic(), lambda: loop.at(time.monotonic(), loop.stop))
+
+    for number, (reading, writing) in enumerate(pipes):
+        loop.add(reading, READ, lambda _, number=number: heard(number))  # type: ignore[misc]
+        os.write(writing, b"x")
+    loop.run()
+    assert set(seen) == {seen[0]}
+    for pipe in pipes:
+        os.close(pipe[0])
+        os.close(pipe[1])
