@@ -51,10 +51,15 @@ def wait_until(what: Callable[[], object], why: str, seconds: float = DEADLINE) 
 
 def children() -> list[int]:
     """Of this test run, all threads."""
-    found: list[int] = []
-    for thread in os.listdir("/proc/self/task"):
-        found += map(int, Path(f"/proc/self/task/{thread}/children").read_text().split())
-    return found
+    while True:
+        try:
+            return [
+                int(pid)
+                for thread in os.listdir("/proc/self/task")
+                for pid in Path(f"/proc/self/task/{thread}/children").read_text().split()
+            ]
+        except FileNotFoundError:
+            continue  # a thread has ended meanwhile, and its children went to another
 
 
 def tree(pid: int) -> list[int]:

@@ -16,23 +16,39 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
 PASSES = 8
+_READS = 4
 _MARKS = (b"OXMGR_APP", b"OXMGR_INSTANCE_ID")
 
 
 def children(pid: int) -> list[int]:
-    """The children of all its threads (proc(5), /proc/PID/task/TID/children)."""
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            fd = os.open(f"/proc/{pid}/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC)
+    """The children of all its threads (proc(5), /proc/PID/task/TID/children).
+
+    When a thread ends, its children go to another, which may have been read already: so all are read again, but
+    not for ever for a process that makes and ends threads all the time.
+    """
+    found: dict[int, None] = {}
+    for _ in range(_READS):
+        whole = True
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            break
+        for thread in threads:
+            try:
+                fd = os.open(f"/proc/{pid}/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                whole = False
+                continue
             try:
                 while data := os.read(fd, 65536):
-                    found += map(int, data.split())
+                    found.update((int(word), None) for word in data.split())
+            except OSError:
+                whole = False
             finally:
                 os.close(fd)
-    except OSError:
-        return found
-    return found
+        if whole:
+            break
+    return list(found)
 
 
 def orphans(mains: "Container[int]") -> list[int]:

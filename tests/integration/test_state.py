@@ -142,6 +142,9 @@ def test_a_process_with_a_recycled_pid_is_not_taken_over(home: Home) -> None:
     home.kill_daemon()
     os.kill(pid, 9)
     os.waitpid(pid, 0)
+    # Start times have the kernel's tick, 10 ms: no real pid comes round within one.
+    tick, now = 1 / os.sysconf("SC_CLK_TCK"), time.clock_gettime(time.CLOCK_BOOTTIME)
+    wait_until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > now + 2 * tick, "the next tick")
     stranger = subprocess.Popen(["sleep", "1000"])
     journal = Path(home.places.journal)
     data = journal.read_bytes()
