@@ -59,7 +59,9 @@ class Client:
         self._closed = False
         self._events = READ | HANGUP
         server.loop.add(sock.fileno(), self._events, self._on_ready)
-        server.loop.at(time.monotonic() + HELLO_PATIENCE, self._expect_hello)
+        self._introduction = server.loop.at(
+            time.monotonic() + HELLO_PATIENCE, lambda: self._drop("it did not introduce itself")
+        )
 
     # --- what commands use ---
 
@@ -141,6 +143,7 @@ class Client:
                 self._drop(f"it speaks protocol {hello.protocol}")
                 return
             self._known = True
+            self._introduction.cancel()
             self.send(Hello(PROTOCOL, __version__, os.getpid()))
             return
         request = _request.decode(payload)
@@ -161,10 +164,6 @@ class Client:
             self._events = wanted
             self._server.loop.change(self._sock.fileno(), wanted)
 
-    def _expect_hello(self) -> None:
-        if not self._known:
-            self._drop("it did not introduce itself")
-
     def _drop(self, why: str) -> None:
         if not self._closed:
             self._server.log(f"client dropped: {why}")
@@ -174,6 +173,7 @@ class Client:
         if self._closed:
             return
         self._closed = True
+        self._introduction.cancel()
         if self._following is not None:
             self._following.remove(self.send_frame)
         self._server.clients.discard(self)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from oxmgr.model.places import Places
     from oxmgr.supervisor.events import Events
     from oxmgr.supervisor.journal import Journal
-    from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.loop import Loop, Timer
 
 REAP_PATIENCE = 2.0
 """Seconds to wait for an adopted process's real parent to reap it, which is when its exit code can be read."""
@@ -55,7 +55,7 @@ class Instance:
     """One copy of an app. `session` is the number of its last main process, whose session its tree is in;
     `foreign`: that process was an earlier daemon's child."""
 
-    __slots__ = ("app", "foreign", "index", "leaving", "process", "session", "started_at", "state", "ticks")
+    __slots__ = ("app", "foreign", "index", "leaving", "process", "session", "started_at", "state", "ticks", "timer")
 
     def __init__(self, app: "App", index: int) -> None:
         self.app = app
@@ -66,6 +66,7 @@ class Instance:
         self.foreign = False
         self.started_at = 0.0
         self.ticks = 0
+        self.timer: Timer | None = None
         self.leaving = False
 
     @property
@@ -205,9 +206,12 @@ class Fleet:
 
     def _after(self, instance: Instance, old: State) -> None:
         state = instance.state
-        if state.deadline is not None and state.deadline != old.deadline:
-            deadline = state.deadline
-            self._loop.at(deadline, lambda: self._on_deadline(instance, deadline))
+        if state.deadline != old.deadline:
+            if instance.timer is not None:
+                instance.timer.cancel()
+                instance.timer = None
+            if state.deadline is not None:
+                instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
         if state.status == is_.STOPPING and not state.pid and not instance.foreign:
             self._draining.add(instance)
         else:
@@ -218,10 +222,6 @@ class Fleet:
             self._regate(instance.app.spec.name)
             if self._held and state.status not in is_.LIVE:
                 self._release()
-
-    def _on_deadline(self, instance: Instance, deadline: float) -> None:
-        if instance.state.deadline == deadline:
-            self.send(instance, Tick())
 
     def _carry_out(self, instance: Instance, effect: Effect) -> Event | None:
         if effect == SPAWN:

@@ -14,12 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-LIMIT = 1024 * 1024
+JOURNAL_LIMIT = 256 * 1024
+EVENTS_LIMIT = 1024 * 1024
 RECENT = 32 * 1024
 
 
 class Journal:
-    """The latest record of an instance counts. When it has grown by LIMIT bytes it is written anew."""
+    """The latest record of an instance counts. When it has grown by JOURNAL_LIMIT bytes and has doubled,
+    it is written anew."""
 
     def __init__(self, path: str, health: Health) -> None:
         self._path = path
@@ -27,6 +29,7 @@ class Journal:
         self._all: Callable[[], Iterable[Observed]] = list
         self._fd = -1
         self._grown = 0
+        self._limit = JOURNAL_LIMIT
 
     def load(self) -> tuple[dict[tuple[str, int], Observed], bool]:
         """The last record of each (app, instance), and whether this is the boot that its pids are of."""
@@ -60,13 +63,14 @@ class Journal:
             self._health.note(self._path, error)
             return
         self._grown += len(data)
-        if self._grown > LIMIT or self._health.failing:
+        if self._grown > self._limit or self._health.failing:
             self._write_anew()
 
     def _write_anew(self) -> None:
         entries = [Boot(boot_id()), *self._all()]
         data = file_header("journal") + b"".join(record(encode(entry)) for entry in entries)
         self._grown = 0
+        self._limit = max(JOURNAL_LIMIT, len(data))
         try:
             fd = write_aside(self._path, data)
             os.rename(f"{self._path}.new", self._path)
@@ -80,7 +84,7 @@ class Journal:
 
 
 class EventFile:
-    """Two files of LIMIT bytes at most: `events`, and `events.1` with those before."""
+    """Two files of EVENTS_LIMIT bytes at most: `events`, and `events.1` with those before."""
 
     def __init__(self, path: str, health: Health) -> None:
         self._path = path
@@ -110,7 +114,7 @@ class EventFile:
     def add(self, event: Event) -> None:
         data = record(encode(event))
         try:
-            if self._fd < 0 or self._size > LIMIT:
+            if self._fd < 0 or self._size > EVENTS_LIMIT:
                 self._open()
             append(self._fd, data)
         except OSError as error:
@@ -121,7 +125,7 @@ class EventFile:
             self._health.note(self._path, None)
 
     def _open(self) -> None:
-        if self._size > LIMIT:
+        if self._size > EVENTS_LIMIT:
             os.rename(self._path, f"{self._path}.1")
         if self._fd >= 0:
             os.close(self._fd)

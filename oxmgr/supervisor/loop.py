@@ -15,6 +15,19 @@ WRITE = select.EPOLLOUT
 HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
+class Timer:
+    """Something to be called once. `callback` is None when it has been, or is not to be any more."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: "Callable[[], object]") -> None:
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        """The loop is not even woken for it."""
+        self.callback = None
+
+
 class Loop:
     """Runs until `stop()`; `failed` is called with what a callback raises. Times are seconds of `time.monotonic()`."""
 
@@ -23,7 +36,7 @@ class Loop:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timerfd = native.timerfd()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Timer]] = []
         self._armed = 0.0
         self._serial = 0
         self._going = True
@@ -42,10 +55,12 @@ class Loop:
         del self._callbacks[fd]
         self._epoll.unregister(fd)
 
-    def at(self, when: float, callback: "Callable[[], None]") -> None:
-        """Call once, at or soon after that time. What is no longer wanted must be told by the callback itself."""
+    def at(self, when: float, callback: "Callable[[], object]") -> Timer:
+        """Call once, at or soon after that time."""
         self._serial += 1
-        heappush(self._timers, (when, self._serial, callback))
+        timer = Timer(callback)
+        heappush(self._timers, (when, self._serial, timer))
+        return timer
 
     def run(self) -> None:
         poll = self._epoll.poll
@@ -61,9 +76,12 @@ class Loop:
         self._going = False
 
     def _arm(self) -> None:
-        first = self._timers[0][0] if self._timers else 0.0
+        timers = self._timers
+        while timers and timers[0][2].callback is None:
+            heappop(timers)
+        first = timers[0][0] if timers else 0.0
         if first != self._armed:
-            native.timerfd_set(self._timerfd, max(1, int(first * 1e9)) if self._timers else 0)
+            native.timerfd_set(self._timerfd, max(1, int(first * 1e9)) if timers else 0)
             self._armed = first
 
     def _on_timer(self, _: int) -> None:
@@ -71,7 +89,10 @@ class Loop:
         self._armed = -1.0
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            self._call(heappop(self._timers)[2])
+            timer = heappop(self._timers)[2]
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                self._call(callback)
 
     def _call(self, callback: "Callable[..., None]", *args: int) -> None:
         """A fault in what one client, instance or timer wants must not end the supervision of all the others."""

@@ -12,7 +12,7 @@ import pytest
 
 from oxmgr.client.connection import Refused
 from oxmgr.client.saved import read_saved, read_saved_events
-from oxmgr.model.messages import Act, Apply, GetDaemon, GetInstances, Instances
+from oxmgr.model.messages import Act, Apply, GetInstances, Instances
 from oxmgr.model.records import MARK
 from oxmgr.model.spec import NEVER
 from tests.conftest import DEADLINE, Home, wait_until
@@ -374,13 +374,3 @@ def test_events_are_numbered_on_from_daemon_to_daemon(home: Home) -> None:
     home.stop_daemon()
     numbers = [event.seq for event in read_saved_events(home.places)]
     assert numbers == list(range(1, len(numbers) + 1))
-
-
-def test_the_journal_does_not_grow_for_ever(home: Home) -> None:
-    home.apply(home.sh("app", "exit 1", restart_delay_max_ms=0))
-    wait_until(lambda: home.views()["app"].restarts > 300, "many restarts", 30)
-    begun = time.monotonic()
-    home.request(Act("stop", ["app"]))
-    assert time.monotonic() - begun < 2
-    assert Path(home.places.journal).stat().st_size < 1_200_000
-    assert home.connect().request(GetDaemon())

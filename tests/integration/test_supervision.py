@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import re
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -428,3 +430,26 @@ def test_a_program_that_is_not_there_fails_with_its_name(home: Home) -> None:
     done = home.apply(Spec("app2", "ls", ["ls"], "/nowhere"))
     assert done.failed["app2"] == "cannot start app2: change to the folder /nowhere: No such file or directory"
     assert home.views()["app"].status == "backoff"
+
+
+def test_an_idle_daemon_is_not_woken(home: Home) -> None:
+    """Not by a poll, and not by the timer of a stop that is over."""
+    home.apply(
+        home.sh("app", "exec sleep 1000", instances=20, stop_timeout_ms=700), home.sh("other", "exec sleep 1000")
+    )
+    home.request(Act("restart", ["app"]))
+    assert home.daemon is not None
+    status = Path(f"/proc/{home.daemon.pid}/status")
+
+    def switches() -> int:
+        return int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status.read_text(), re.MULTILINE)[0])
+
+    def settled() -> bool:
+        before = switches()
+        select.select([], [], [], 0.1)
+        return switches() == before
+
+    wait_until(settled, "the daemon to have nothing to do")
+    before = switches()
+    select.select([], [], [], 1.5)
+    assert switches() == before

@@ -1,6 +1,7 @@
 """The loop: fds, times, and callbacks that fail."""
 
 import os
+import resource
 import time
 
 from oxmgr.supervisor.loop import READ, Loop
@@ -42,6 +43,33 @@ def test_timers_come_in_their_order_and_not_before_their_time() -> None:
     loop.run()
     assert [name for name, _ in seen] == ["past", "first", "second", "third"]
     assert all(late >= due for (_, late), due in zip(seen, [0, 0.03, 0.03, 0.06], strict=True))
+
+
+def test_a_cancelled_timer_does_not_wake_the_loop() -> None:
+    loop = Loop(lambda fault: None)
+    begun = time.monotonic()
+    seen: list[str] = []
+    early, same = (loop.at(begun + 0.01, lambda: seen.append("cancelled")) for _ in range(2))
+    loop.at(begun + 0.01, same.cancel)
+    early.cancel()
+    loop.at(begun + 0.05, loop.stop)
+    before = voluntary_switches()
+    loop.run()
+    assert seen == ["cancelled"], "the second was called before the third could cancel it"
+    assert voluntary_switches() - before <= 2
+
+    loop = Loop(lambda fault: None)
+    for number in range(100):
+        loop.at(begun + 0.06 + number / 10_000, lambda: seen.append("never")).cancel()
+    loop.at(time.monotonic() + 0.1, loop.stop)
+    before = voluntary_switches()
+    loop.run()
+    assert seen == ["cancelled"]
+    assert voluntary_switches() - before <= 1
+
+
+def voluntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def test_a_timer_may_set_another_and_an_fd_may_be_removed_by_another() -> None:
