@@ -47,7 +47,7 @@ native-test: .venv/.dev
 	@OXMGR_SANITIZE=1 $(VENV)/python setup.py -q build --build-base build/asan/tmp --build-lib build/asan/lib
 	@env -u OXMGR_HOME BUILT_PACKAGE=$(CURDIR)/build/asan/lib \
 		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 PYTHONMALLOC=malloc \
 		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py
 
 bench: .venv/.dev

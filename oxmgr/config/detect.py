@@ -36,7 +36,7 @@ def app_from_words(
     """
     path = environ.get("PATH") or DEFAULT_PATH
     env: dict[str, str] = dict(keys.pop("env", None) or {})  # type: ignore[call-overload]
-    file = os.path.join(cwd, os.path.expanduser(words[0]))
+    file = os.path.join(cwd, os.path.expanduser(words[0]).removeprefix("./"))
     if os.path.isfile(file) and ("/" in words[0] or os.path.splitext(words[0])[1] or not which(words[0], path)):
         argv = [*_how_to_run(file, words[0], cwd, path), *words[1:]]
         command = " ".join(words)
@@ -53,7 +53,7 @@ def app_from_words(
             if wrong_program:
                 raise error(f"{words[0]}: there is no such app, file or command: {wrong_program}")
     if name is None:
-        name = default_name(argv if argv[0] != SHELL else words, cwd)
+        name = default_name(argv if argv[0] != SHELL else words[0].split(), cwd)
     wrong_name = name_error(name)
     if wrong_name:
         raise error(f"the name {name[: NAME_LIMIT + 8]!r} {wrong_name}")
@@ -85,8 +85,7 @@ def _how_to_run(file: str, shown: str, cwd: str, path: str) -> list[str]:
 
 def default_name(words: list[str], cwd: str) -> str:
     """A telling name: the script's, a package's script, a module; made of what a name may hold."""
-    text = words[0].split() if len(words) == 1 else words
-    program, rest = os.path.basename(text[0]), text[1:]
+    program, rest = os.path.basename(words[0]), words[1:]
     chosen = program
     if program in ("npm", "yarn", "pnpm", "bun") and rest and os.path.isfile(f"{cwd}/package.json"):
         chosen = str(package(cwd).get("name") or os.path.basename(cwd))

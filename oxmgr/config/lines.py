@@ -126,3 +126,6 @@ class _Scan:
         self._line += self.text.count("\n", self._counted, self.at)
         self._counted = self.at
         self.lines[path] = self._line
+        # `[a.b]` makes `a` as well.
+        for end in range(1, len(path)):
+            self.lines.setdefault(path[:end], self._line)

@@ -1,5 +1,6 @@
 """An oxfile → specs. Nothing is returned from a file that has an error; all its errors are told at once."""
 
+import json
 import os
 import tomllib
 from typing import Any
@@ -99,7 +100,7 @@ class _Oxfile:
             path = ("processes", name)
             wrong = name_error(name)
             if wrong:
-                self.fail(path, f"the name {name[: NAME_LIMIT + 8]!r} {wrong}")
+                self.fail(path, f"the name {_cut(name)!r} {wrong}")
                 continue
             table = self.table(value, path)
             merged = self.merge(defaults, table, path)
@@ -291,7 +292,7 @@ class _Oxfile:
             raise ValueError(_expected("a string", value))
         wrong = name_error(value)
         if wrong:
-            raise ValueError(f"the namespace {value[: NAME_LIMIT + 8]!r} {wrong}")
+            raise ValueError(f"the namespace {_cut(value)!r} {wrong}")
         return value
 
     def _depends(self, key: Key, value: object) -> object:
@@ -338,7 +339,7 @@ class _Oxfile:
 
     def fail(self, path: Path, message: str) -> None:
         line = next((self.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.lines), 1)
-        self.problems.append(Problem(f"{self.path}:{line}", ".".join(path), message))
+        self.problems.append(Problem(f"{self.path}:{line}", ".".join(map(_quoted, path)), message))
 
 
 def _is_words(value: object) -> bool:
@@ -349,6 +350,17 @@ def _in_range(key: Key, value: float) -> float:
     if not key.low <= value <= key.high:
         raise ValueError(f"expected {key.low:g} to {key.high:.15g}, got {value}")
     return value
+
+
+def _quoted(key: str) -> str:
+    """As it stands in the file, and on one line."""
+    key = _cut(key)
+    bare = key and all(char.isascii() and (char.isalnum() or char in "_-") for char in key)
+    return key if bare else json.dumps(key, ensure_ascii=False)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= NAME_LIMIT + 8 else f"{name[:NAME_LIMIT]}…"
 
 
 def _expected(what: str, value: object) -> str:

@@ -67,7 +67,11 @@ class Client:
 
     def send(self, reply: Reply) -> None:
         """One of several replies to a request."""
-        self.send_frame(frame(encode(reply)))
+        try:
+            data = frame(encode(reply))
+        except ValueError as error:
+            data = frame(encode(Failed(f"{error}: ask for fewer apps at a time")))
+        self.send_frame(data)
 
     def send_frame(self, data: bytes) -> None:
         if self._closed:
@@ -148,7 +152,12 @@ class Client:
             return
         request = _request.decode(payload)
         self._busy = True
-        self._server.commands.handle(request, self)
+        try:
+            self._server.commands.handle(request, self)
+        except Exception as fault:
+            # The loop tells the log of it; whoever asked must not wait for an answer for ever.
+            self.finish(Failed(f"a fault in the daemon, {type(fault).__name__}: its log has it, please report it"))
+            raise
 
     def _flush(self) -> None:
         try:

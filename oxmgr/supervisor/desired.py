@@ -72,6 +72,7 @@ class Desired:
         self.apps: dict[str, SavedApp] = {}
         self.environs: dict[str, bytes] = {}
         self._path = path
+        self._loop = loop
         self._health = health
         self._waiting: list[tuple[Callable[[Draft], None], Callable[[OSError | None], None]]] = []
         self._writing: list[Callable[[OSError | None], None]] = []
@@ -128,4 +129,5 @@ class Desired:
         if self._waiting:
             self._write_next()
         for done in told:
-            done(error)
+            # One by one from the loop, so that a fault in what one client wants is not the others'.
+            self._loop.at(0.0, lambda done=done: done(error))  # type: ignore[misc]

@@ -37,7 +37,7 @@ class Loop:
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timerfd = native.timerfd()
         self._timers: list[tuple[float, int, Timer]] = []
-        self._armed = 0.0
+        self._armed: float | None = None
         self._serial = 0
         self._going = True
         self.add(self._timerfd, READ, self._on_timer)
@@ -79,9 +79,9 @@ class Loop:
         timers = self._timers
         while timers and timers[0][2].callback is None:
             heappop(timers)
-        first = timers[0][0] if timers else 0.0
+        first = timers[0][0] if timers else None
         if first != self._armed:
-            native.timerfd_set(self._timerfd, max(1, int(first * 1e9)) if timers else 0)
+            native.timerfd_set(self._timerfd, 0 if first is None else max(1, int(first * 1e9)))
             self._armed = first
 
     def _on_timer(self, _: int) -> None:
@@ -94,7 +94,7 @@ class Loop:
             if callback is not None:
                 self._call(callback)
 
-    def _call(self, callback: "Callable[..., None]", *args: int) -> None:
+    def _call(self, callback: "Callable[..., object]", *args: int) -> None:
         """A fault in what one client, instance or timer wants must not end the supervision of all the others."""
         try:
             callback(*args)

@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,11 @@ from oxmgr.client.connection import NoDaemon, Refused, connect
 from oxmgr.client.launch import daemon_argv
 from oxmgr.model.codec import encode
 from oxmgr.model.frames import FRAME_LIMIT, PROTOCOL, frame
-from oxmgr.model.messages import Act, GetEvents, GetInstances, Hello
+from oxmgr.model.messages import Act, Failed, GetDaemon, GetEvents, GetInstances, Hello
+from oxmgr.model.places import Places
+from oxmgr.supervisor.control import Client, Server
+from oxmgr.supervisor.logfile import Log
+from oxmgr.supervisor.loop import READ, Loop
 from tests.conftest import Home, wait_until
 
 
@@ -285,3 +291,46 @@ def test_the_daemon_imports_what_it_may_and_nothing_else(home: Home) -> None:
     strangers = {name for name in loaded if not name.startswith("oxmgr") and name not in allowed}
     assert not strangers
     assert not {name for name in loaded if name.startswith(("oxmgr.cli", "oxmgr.config", "oxmgr.client"))}
+
+
+class Faulty:
+    """A daemon's commands that have a fault, and ones whose answer is over the limit of a frame."""
+
+    def handle(self, request: object, client: Client) -> None:
+        if isinstance(request, GetDaemon):
+            raise ZeroDivisionError("a fault")
+        client.finish(Failed("x" * FRAME_LIMIT))
+
+
+def test_a_fault_of_the_daemon_is_an_answer_and_no_silence(tmp_path: Path) -> None:
+    faults: list[Exception] = []
+    loop = Loop(faults.append)
+    places = Places(str(tmp_path), str(tmp_path), str(tmp_path))
+    server = Server(places.socket, -1, loop, Log(places.daemon_log))
+    server.commands = Faulty()  # type: ignore[assignment]
+    told: list[str] = []
+
+    def ask() -> None:
+        connection = connect(places)
+        for request in (GetDaemon(), GetInstances(), GetDaemon()):
+            with pytest.raises(Refused) as refused:
+                connection.request(request)
+            told.append(str(refused.value))
+        connection.close()
+        os.eventfd_write(done, 1)
+
+    done = os.eventfd(0)
+    loop.add(done, READ, lambda _: loop.stop())
+    client = threading.Thread(target=ask)
+    client.start()
+    loop.run()
+    client.join()
+    server.stop_listening()
+    server.hang_up()
+    os.close(done)
+    assert told == [
+        "a fault in the daemon, ZeroDivisionError: its log has it, please report it",
+        f"a message of {FRAME_LIMIT + 32} bytes is over the limit of {FRAME_LIMIT}: ask for fewer apps at a time",
+        "a fault in the daemon, ZeroDivisionError: its log has it, please report it",
+    ]
+    assert [type(fault) for fault in faults] == [ZeroDivisionError, ZeroDivisionError]

@@ -1,0 +1,88 @@
+"""The files that are appended to: they stay small, and the last word counts."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from oxmgr.model.messages import Event, Observed
+from oxmgr.supervisor.files import Health
+from oxmgr.supervisor.journal import EVENTS_LIMIT, JOURNAL_LIMIT, EventFile, Journal
+from oxmgr.supervisor.logfile import Log
+
+
+@pytest.fixture
+def health(tmp_path: Path) -> Health:
+    return Health(str(tmp_path), Log(str(tmp_path / "log")))
+
+
+def test_the_journal_does_not_grow_for_ever_and_keeps_the_last_of_each(tmp_path: Path, health: Health) -> None:
+    path = tmp_path / "journal"
+    last = {("app", index): Observed("app", index, "running", pid=1, restarts=0) for index in range(10)}
+    journal = Journal(str(path), health)
+    journal.open(lambda: last.values())
+    largest = 0
+    for count in range(20_000):
+        seen = Observed("app", count % 10, "running", pid=count + 1, restarts=count)
+        last["app", count % 10] = seen
+        journal.add(seen)
+        largest = max(largest, path.stat().st_size)
+    assert JOURNAL_LIMIT < largest < JOURNAL_LIMIT + 2000
+    found, same_boot = Journal(str(path), health).load()
+    assert (found, same_boot) == (last, True)
+    assert health.warnings() == []
+
+
+def test_with_many_instances_it_is_not_written_anew_all_the_time(tmp_path: Path, health: Health) -> None:
+    """Else a thousand crashes would write a thousand instances each."""
+    many = [Observed("app" * 10, index, "running", reason="x" * 100) for index in range(5000)]
+    calls = 0
+
+    def everything() -> list[Observed]:
+        nonlocal calls
+        calls += 1
+        return many
+
+    journal = Journal(str(tmp_path / "journal"), health)
+    journal.open(everything)
+    for one in many:
+        journal.add(one)
+    assert calls <= 2
+
+
+def test_what_was_deleted_is_forgotten(tmp_path: Path, health: Health) -> None:
+    journal = Journal(str(tmp_path / "journal"), health)
+    journal.open(list)
+    journal.add(Observed("a", 0, "running"))
+    journal.add(Observed("b", 0, "running"))
+    journal.add(Observed("a", 0, "stopped", gone=True))
+    assert list(Journal(str(tmp_path / "journal"), health).load()[0]) == [("b", 0)]
+
+
+def test_events_are_two_files_of_a_bounded_size_and_the_recent_ones_are_the_last(
+    tmp_path: Path, health: Health
+) -> None:
+    path = tmp_path / "events"
+    events = EventFile(str(path), health)
+    count = 0
+    while not (tmp_path / "events.1").exists() or path.stat().st_size < 100_000:
+        count += 1
+        events.add(Event(count, 0.0, "started", "app", "app:1", reason="x" * 200))
+    assert path.stat().st_size + (tmp_path / "events.1").stat().st_size < 2 * EVENTS_LIMIT + 1000
+    recent = EventFile(str(path), health).recent()
+    assert len(recent) > 100
+    assert [event.seq for event in recent] == list(range(count - len(recent) + 1, count + 1))
+
+
+def test_the_daemons_own_log_is_two_files_of_a_bounded_size(tmp_path: Path) -> None:
+    log = Log(str(tmp_path / "own.log"))
+    for _ in range(6000):
+        log("x" * 1000)
+    assert sorted(os.listdir(tmp_path)) == ["own.log", "own.log.1"]
+    assert all((tmp_path / name).stat().st_size <= 4 * 1024 * 1024 for name in os.listdir(tmp_path))
+    log.close()
+
+
+def test_a_log_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
+    log = Log(str(tmp_path / "nosuch" / "own.log"))
+    log("to nobody")
