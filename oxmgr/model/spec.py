@@ -18,6 +18,59 @@ CONDITIONS = (STARTED, EXITED)
 DEFAULT_NAMESPACE = "default"
 
 
+class Limits(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What an instance's tree may use; None: as much as it likes. Sizes are MiB, percents are of one CPU.
+
+    `memory_mb` and `cpu_percent` (over `cpu_window_secs`) are soft: who is above them is restarted gracefully. The
+    kernel holds the others (cgroup-v2.rst, getrlimit(2), nice(2), proc(5) oom_score_adj): at once, for all of the
+    tree. `cpus` is a list as `0-3,8`. `required`: an app whose limits this host cannot hold is not started.
+    """
+
+    memory_mb: float | None = None
+    cpu_percent: float | None = None
+    cpu_window_secs: float = 60.0
+    memory_max_mb: float | None = None
+    memory_high_mb: float | None = None
+    swap_max_mb: float | None = None
+    cpu_quota_percent: float | None = None
+    cpu_weight: int | None = None
+    tasks_max: int | None = None
+    io_weight: int | None = None
+    cpus: str | None = None
+    open_files: int | None = None
+    core_mb: float | None = None
+    nice: int | None = None
+    oom_score_adj: int | None = None
+    required: bool = False
+
+
+class Sandbox(Struct, frozen=True, omit_defaults=True, gc=False):
+    """With which rights an instance runs; the defaults take none away.
+
+    `user` is the name as it was written; the numbers and folders are what it meant to whoever read the file, so that
+    the daemon asks no name service. `uid` -1: stays as it is; the same for `gid`. `umask` -1: 0022. `capabilities`
+    are names as in capabilities(7): the app has these and no others; None leaves them alone. Paths are absolute.
+    """
+
+    user: str = ""
+    uid: int = -1
+    gid: int = -1
+    groups: list[int] = []
+    home: str = ""
+    shell: str = ""
+    umask: int = -1
+    no_new_privileges: bool = False
+    capabilities: list[str] | None = None
+    private_tmp: bool = False
+    private_network: bool = False
+    read_only_paths: list[str] = []
+    deny_gpu: bool = False
+
+
+NO_LIMITS = Limits()
+NO_SANDBOX = Sandbox()
+
+
 class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     """One app.
 
@@ -49,6 +102,8 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     namespace: str = DEFAULT_NAMESPACE
     log_file: str | None = None
     error_log_file: str | None = None
+    limits: Limits = NO_LIMITS
+    sandbox: Sandbox = NO_SANDBOX
 
 
 def name_error(name: str) -> str | None:
