@@ -58,11 +58,11 @@ def renewed(page: str) -> str:
     text = (ROOT / page).read_text()
     for (where, name), content in made().items():
         if where == page:
-            begin, end = rf"(<!-- begin {name}\b[^>]*-->\n)", rf"(<!-- end {name} -->)"
-            text, count = re.subn(
-                rf"{begin}.*?{end}", lambda found: found[1] + content + found[2], text, flags=re.DOTALL
-            )  # noqa: B023
-            assert count == 1, f"{page} has {count} places for {name!r}"
+            parts = re.split(
+                rf"(?<=<!-- begin {name}, made from )([^>]*-->\n).*?(?=<!-- end {name} -->)", text, flags=re.DOTALL
+            )
+            assert len(parts) == 3, f"{page} has {len(parts) // 2} places for {name!r}"
+            text = "".join([*parts[:2], content, parts[2]])
     return text
 
 
