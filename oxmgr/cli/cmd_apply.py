@@ -3,12 +3,13 @@
 import os
 import sys
 
-from oxmgr.cli.context import ask, my_environ, my_places, show_done, show_views
+from oxmgr.cli.context import ask, my_environ, my_places, show_done
 from oxmgr.cli.output import GREEN, RED, YELLOW, paint, print_json, wants_colour
-from oxmgr.cli.parser import Args
-from oxmgr.client.connection import NoDaemon, connect
+from oxmgr.cli.parser import Args, Usage
+from oxmgr.cli.settle import settle
+from oxmgr.client.connection import NotRunning, connect
 from oxmgr.client.launch import connect_or_start
-from oxmgr.client.saved import read_saved
+from oxmgr.client.saved import read_saved_specs
 from oxmgr.model.messages import DONE, Apply, Change, Done
 from oxmgr.model.spec import Spec
 
@@ -16,6 +17,8 @@ SIGNS = {"add": ("+", GREEN), "change": ("~", YELLOW), "start": (">", GREEN), "d
 
 
 def run(args: Args) -> int:
+    if args.flag("prune") and args.flag("only"):
+        raise Usage("--prune and --only do not go together: what --only leaves out would be deleted")
     specs = read_files(args.words or [None], args)
     return apply(specs, args, prune=args.flag("prune"))
 
@@ -45,26 +48,36 @@ def apply(specs: list[Spec], args: Args, *, prune: bool = False) -> int:
         request.plan_only = True
         try:
             reply = ask(connect(places), request)
-        except NoDaemon:
-            saved = {view.app for view in read_saved(places, [])[0]}
-            named = {spec.name for spec in specs}
-            changes = [Change(spec.name, "start" if spec.name in saved else "add") for spec in specs]
-            reply = Done(changes + [Change(name, "delete") for name in sorted(saved - named) if prune])
+        except NotRunning:
+            reply = Done(_plan(specs, read_saved_specs(places), prune))
         assert isinstance(reply, Done)
-        if args.flag("json"):
-            print_json(reply.changes)
-        else:
-            show_changes(reply.changes)
+        show_plan(reply.changes, args)
         return DONE
-    reply = ask(connect_or_start(places), request)
+    connection = connect_or_start(places)
+    reply = ask(connection, request)
     assert isinstance(reply, Done)
+    settle(connection, reply, places)
     if not args.flag("json"):
         show_changes([change for change in reply.changes if change.action != "keep"])
-        if not reply.instances:
-            return show_done(reply, args)
-    elif not reply.instances:
-        show_views([], args)
-    return show_done(reply, args)
+    return show_done(reply, args, last_lines=True)
+
+
+def _plan(specs: list[Spec], saved: dict[str, Spec], prune: bool) -> list[Change]:
+    """What a daemon would do that knows what is saved."""
+    changes: list[Change] = []
+    for spec in specs:
+        old = saved.get(spec.name)
+        keys = [key for key in Spec.__struct_fields__ if old and getattr(spec, key) != getattr(old, key)]
+        changes.append(Change(spec.name, "add" if old is None else "change" if keys else "start", keys))
+    named = {spec.name for spec in specs}
+    return changes + [Change(name, "delete") for name in saved if prune and name not in named]
+
+
+def show_plan(changes: list[Change], args: Args) -> None:
+    if args.flag("json"):
+        print_json(changes)
+    else:
+        show_changes(changes)
 
 
 def show_changes(changes: list[Change]) -> None:

@@ -6,7 +6,7 @@ import time
 from oxmgr.cli.context import ask, my_places
 from oxmgr.cli.output import duration, print_json, size, warn
 from oxmgr.cli.parser import Args, Usage, nearest
-from oxmgr.client.connection import NoDaemon, connect
+from oxmgr.client.connection import NotRunning, connect
 from oxmgr.client.launch import run_in_foreground
 from oxmgr.model.messages import DONE, DaemonView, GetDaemon, StopDaemon
 
@@ -15,6 +15,8 @@ def run(args: Args) -> int:
     word = args.words[0]
     if args.flag("group") and word != "run":
         raise Usage("--group is for daemon run")
+    if args.flag("json") and word != "status":
+        raise Usage("--json is for daemon status")
     if word == "run":
         run_in_foreground(_group(args.one("group")))
     if word == "stop":
@@ -38,23 +40,18 @@ def _group(name: str | None) -> int:
 def _stop() -> int:
     try:
         connection = connect(my_places())
-    except NoDaemon as error:
-        if str(error) != "no daemon runs":
-            raise
+    except NotRunning as error:
         sys.stderr.write(f"oxmgr: {error}\n")
         return DONE
     ask(connection, StopDaemon())
-    try:
-        # It hangs up when it has ended.
-        connection._receive()
-    except NoDaemon:
-        pass
+    connection.wait_for_end()
     sys.stdout.write("all apps are stopped, and so is the daemon\n")
     return DONE
 
 
 def _status(args: Args) -> int:
-    view = ask(connect(my_places()), GetDaemon())
+    places = my_places()
+    view = ask(connect(places), GetDaemon())
     assert isinstance(view, DaemonView)
     if args.flag("json"):
         print_json(view)
@@ -66,9 +63,9 @@ def _status(args: Args) -> int:
         ("version", view.version),
         ("up", duration(time.time() - view.started_at)),
         ("memory", size(resident(view.pid))),
-        ("apps", f"{view.apps}, {view.instances} instances"),
+        ("apps", f"{view.apps}, {view.instances} instance{'' if view.instances == 1 else 's'}"),
         ("state", view.state),
-        ("socket", view.run),
+        ("socket", places.socket),
         ("logs", view.logs),
     ]
     sys.stdout.write("".join(f"{key:10} {value}\n" for key, value in rows))

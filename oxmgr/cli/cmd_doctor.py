@@ -7,8 +7,8 @@ from oxmgr.cli.cmd_daemon import resident
 from oxmgr.cli.context import my_places
 from oxmgr.cli.output import GREEN, RED, YELLOW, paint, print_json, size, wants_colour
 from oxmgr.cli.parser import Args
-from oxmgr.client.connection import NoDaemon, Refused, connect
-from oxmgr.client.saved import read_saved
+from oxmgr.client.connection import NoDaemon, NotRunning, Refused, connect
+from oxmgr.client.saved import kept_aside, read_saved
 from oxmgr.model.messages import DONE, FAILED, DaemonView, GetDaemon
 from oxmgr.model.places import Places
 
@@ -68,7 +68,7 @@ def _daemon(places: Places) -> list[Finding]:
         connection = connect(places)
         view = connection.request(GetDaemon())
     except (NoDaemon, Refused) as error:
-        hangs = str(error) != "no daemon runs"
+        hangs = not isinstance(error, NotRunning)
         return [
             (
                 FAIL if hangs else OK,
@@ -77,19 +77,18 @@ def _daemon(places: Places) -> list[Finding]:
             )
         ]
     assert isinstance(view, DaemonView)
-    found = [
-        (
-            OK,
-            "daemon",
-            f"pid {view.pid}, version {view.version}, {size(resident(view.pid))}, {view.instances} instances",
-        )
-    ]
-    return found + [(WARN, "daemon", text) for text in view.warnings]
+    detail = f"pid {view.pid}, version {view.version}, {size(resident(view.pid))}, {view.instances} instances"
+    aside = kept_aside(places)
+    # What was kept aside is told with the saved files.
+    others = [text for text in view.warnings if not any(map(text.startswith, aside))]
+    return [(OK, "daemon", detail), *((WARN, "daemon", text) for text in others)]
 
 
 def _state(places: Places) -> list[Finding]:
     views, wrong = read_saved(places, [])
-    return [(FAIL, "saved", text) for text in wrong] or [(OK, "saved", f"{len(views)} instances")]
+    found = [(FAIL, "saved", text) for text in wrong] or [(OK, "saved", f"{len(views)} instances")]
+    aside = kept_aside(places)
+    return found + [(WARN, "saved", f"{path} was kept aside: look at it, then remove it") for path in aside]
 
 
 def _kernel() -> list[Finding]:

@@ -5,15 +5,30 @@ import sys
 from oxmgr.cli.context import ask, my_places
 from oxmgr.cli.output import print_json
 from oxmgr.cli.parser import Args
-from oxmgr.client.connection import connect
-from oxmgr.model.messages import DONE, Env, GetEnv
+from oxmgr.client.connection import NotRunning, connect
+from oxmgr.client.saved import read_saved_env
+from oxmgr.model.messages import DONE, NO_DAEMON, Env, GetEnv
 
 
 def run(args: Args) -> int:
-    reply = ask(connect(my_places()), GetEnv(args.words[0]))
+    places = my_places()
+    try:
+        connection = connect(places)
+    except NotRunning as error:
+        saved = read_saved_env(places, args.words[0])
+        what = "this is what is saved" if saved else f"nothing that is saved is called {args.words[0]}"
+        sys.stderr.write(f"oxmgr: {error}; {what}\n")
+        if saved:
+            _show(saved, args)
+        return NO_DAEMON
+    reply = ask(connection, GetEnv(args.words[0]))
     assert isinstance(reply, Env)
-    if args.flag("json"):
-        print_json(reply.env)
-    else:
-        sys.stdout.write("".join(f"{key}={value}\n" for key, value in sorted(reply.env.items())))
+    _show(reply.env, args)
     return DONE
+
+
+def _show(env: dict[str, str], args: Args) -> None:
+    if args.flag("json"):
+        print_json(env)
+    else:
+        sys.stdout.write("".join(f"{key}={value}\n" for key, value in sorted(env.items())))

@@ -11,6 +11,6 @@ def run(args: Args) -> int:
     word, *targets = args.words
     number = signal_number(word)
     if number is None:
-        meant = nearest("SIG" + word.upper().removeprefix("SIG"), signal_names())
+        meant = nearest(word.upper().removeprefix("SIG"), [name.removeprefix("SIG") for name in signal_names()])
         raise Usage(f"there is no signal {word}{meant}")
     return show_done(ask(connect(my_places()), SendSignal(targets, number)), args)

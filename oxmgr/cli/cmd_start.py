@@ -2,57 +2,107 @@
 
 import os
 import sys
-from _signal import SIGINT, SIGTERM, pidfd_send_signal
+from _signal import SIGHUP, SIGINT, SIGTERM, pidfd_send_signal
 
-from oxmgr.cli.cmd_apply import apply, read_files
-from oxmgr.cli.context import ask, look, my_environ, my_places, show_done
-from oxmgr.cli.parser import Args, Usage
-from oxmgr.client.connection import NoDaemon, connect
+from oxmgr.cli.cmd_apply import apply, read_files, show_plan
+from oxmgr.cli.context import ask, my_environ, my_places, show_done
+from oxmgr.cli.output import warn
+from oxmgr.cli.parser import Args, Usage, nearest
+from oxmgr.cli.settle import settle
+from oxmgr.client.connection import NoDaemon, NotRunning, connect
 from oxmgr.client.launch import connect_or_start, start_attached
-from oxmgr.client.saved import read_saved
-from oxmgr.model.messages import DONE, Act, Apply, Change, Done, GetInstances, Instances, InstanceView
-from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec
+from oxmgr.client.saved import read_saved, read_saved_specs
+from oxmgr.model.messages import DONE, FAILED, Act, Apply, Change, Done, GetInstances, Instances, InstanceView
+from oxmgr.model.places import Places
+from oxmgr.model.signals import signal_name
+from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, instance_name, log_paths, name_error
+from oxmgr.model.status import DOWN
 from oxmgr.model.targets import selects
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oxmgr.cli.cmd_logs import Streams
+
 APP_OPTIONS = ("name", "instances", "cwd", "set", "restart", "namespace")
+FILE_OPTIONS = ("config", "only", "env")
 
 
 def run(args: Args) -> int:
+    if args.flag("foreground") and args.flag("json"):
+        raise Usage("--foreground shows what the apps print, so --json has nothing to say")
     made_here = [key for key in APP_OPTIONS if args.flag(key)]
     words = args.words
-    if words and not made_here and not args.rest and not args.flag("config") and all(map(is_known, words)):
-        return _start_known(words, args)
+    if words and not made_here and not args.rest and not args.flag("config"):
+        views = _known_views()
+        if all(known(word, views) for word in words):
+            return _start_known(words, views, args)
     if words and not made_here and not args.rest and all(word.endswith(".toml") for word in words):
+        if args.flag("config"):
+            raise Usage(f"--config and {words[0]} both name an oxfile: leave one out")
         specs = read_files(words, args)
     elif not words:
         if made_here or args.rest:
             raise Usage(f"--{(made_here or ['…'])[0]} is for a script or command: name one, or write it in the oxfile")
         specs = read_files([args.one("config")], args)
     else:
-        for key in ("config", "only", "env"):
+        for key in FILE_OPTIONS:
             if args.flag(key):
-                raise Usage(f"--{key} is for an oxfile, and {words[0]} is none")
-        specs = [app(args)]
+                raise Usage(f"--{key} is for an oxfile, and {words[0]} is none; --only chooses apps of one")
+        specs = [_app_of_words(args)]
     return _foreground(specs, args) if args.flag("foreground") else apply(specs, args)
 
 
-def known(target: str) -> list[InstanceView]:
-    """The instances that a word means, to the daemon or, when none runs, in what is saved."""
+def _known_views() -> list[InstanceView]:
+    """Every instance: of the daemon or, when none runs, of what is saved."""
     places = my_places()
     try:
         connection = connect(places)
-    except NoDaemon:
-        views = read_saved(places, [])[0]
-    else:
-        reply = ask(connection, GetInstances())
-        assert isinstance(reply, Instances)
-        connection.close()
-        views = reply.instances
-    return [view for view in views if selects(target, view.app, view.instance, view.namespace)]
+    except NotRunning:
+        return read_saved(places, [])[0]
+    reply = ask(connection, GetInstances())
+    assert isinstance(reply, Instances)
+    connection.close()
+    return reply.instances
 
 
-def is_known(word: str) -> bool:
-    return "/" not in word and bool(known(word))
+def known(word: str, views: list[InstanceView]) -> list[InstanceView]:
+    """The instances that a word means."""
+    return [view for view in views if "/" not in word and selects(word, view.app, view.instance, view.namespace)]
+
+
+def _app_of_words(args: Args) -> Spec:
+    """The app of this command line; when there is none, what was meant perhaps."""
+    from oxmgr.config.errors import ConfigError, error
+
+    views = _known_views()
+    try:
+        spec = app(args)
+    except ConfigError as wrong:
+        hint = _hint(args.words[0], views) if len(args.words) == 1 else ""
+        raise error(f"{wrong}{hint}") from None if hint else wrong
+    other = next((view for view in views if view.app == spec.name), None)
+    if other is not None and other.working_dir != spec.working_dir and not args.flag("name"):
+        raise Usage(
+            f"{spec.name} is an app in {other.working_dir} already: call this one something else with --name, "
+            f"or replace that one with --name {spec.name}"
+        )
+    return spec
+
+
+def _hint(word: str, views: list[InstanceView]) -> str:
+    from oxmgr.config.errors import ConfigError
+    from oxmgr.config.oxfile import find_oxfile, load_oxfile
+
+    if name_error(word):
+        return ""
+    environ = dict(os.environ)
+    try:
+        file = find_oxfile(None, os.getcwd(), environ)
+        if any(spec.name == word for spec in load_oxfile(file, environ=environ)):
+            return f"; {file} has an app {word}: oxmgr start --only {word}"
+    except ConfigError:
+        pass
+    return nearest(word, list(dict.fromkeys(view.app for view in views)))
 
 
 def app(args: Args) -> Spec:
@@ -60,7 +110,6 @@ def app(args: Args) -> Spec:
     from oxmgr.config.cpus import count_cpus
     from oxmgr.config.detect import app_from_words
     from oxmgr.config.errors import error
-    from oxmgr.model.spec import name_error
 
     env: dict[str, str] = {}
     for pair in args.many("set"):
@@ -92,50 +141,104 @@ def app(args: Args) -> Spec:
     )
 
 
-def _start_known(targets: list[str], args: Args) -> int:
+def _start_known(targets: list[str], views: list[InstanceView], args: Args) -> int:
+    name = targets[0]
+    for key in FILE_OPTIONS:
+        if args.flag(key):
+            raise Usage(f"--{key} is for an oxfile, and {name} is a known app; start --only {name} reads the file")
+    if args.flag("foreground"):
+        raise Usage(f"--foreground is for an oxfile, script or command; {name} is a known app: leave it out")
     if args.flag("dry-run"):
-        from oxmgr.cli.cmd_apply import show_changes
-
-        views, _ = look(targets)
-        apps = {view.app: view.status for view in views}
-        show_changes([Change(name, "keep" if status == "running" else "start") for name, status in apps.items()])
+        chosen = [view for target in targets for view in known(target, views)]
+        idle = {view.app for view in chosen if view.status in DOWN}
+        names = dict.fromkeys(view.app for view in chosen)
+        show_plan([Change(name, "start" if name in idle else "keep") for name in names], args)
         return DONE
-    return show_done(ask(connect_or_start(my_places()), Act("start", targets, my_environ())), args)
+    places = my_places()
+    connection = connect_or_start(places)
+    done = ask(connection, Act("start", targets, my_environ()))
+    assert isinstance(done, Done)
+    settle(connection, done, places)
+    return show_done(done, args, last_lines=True)
 
 
 def _foreground(specs: list[Spec], args: Args) -> int:
     """The daemon as our child, what the apps print as our output; at Ctrl-C or SIGTERM the daemon stops them."""
-    import _signal
-
-    from oxmgr.cli.cmd_logs import Streams
-
     places = my_places()
     try:
         connect(places).close()
-    except NoDaemon:
+    except NotRunning:
         pass
     else:
         raise Usage("a daemon runs already: oxmgr daemon stop ends it, or start without --foreground")
     if args.flag("dry-run"):
         return apply(specs, args)
-    pid, connection = start_attached(places)
-    daemon = os.pidfd_open(pid)
-
-    def hand_on(number: int, frame: object) -> None:
-        pidfd_send_signal(daemon, SIGTERM)
-
-    _signal.signal(SIGINT, hand_on)
-    _signal.signal(SIGTERM, hand_on)
-    # Only what is printed from now on; an earlier run's lines are in the files.
-    streams = Streams(places, [], lines=0)
+    stop = Stop()
+    streams = _streams(specs, places)
+    pid = start_attached()
+    stop.daemon = os.pidfd_open(pid)
     try:
+        if stop.asked:
+            stop.ask()
+        else:
+            _run_attached(specs, places, streams, stop)
+    finally:
+        # Whatever ended this, a broken pipe perhaps: what was started here does not outlive it.
+        if not stop.asked:
+            stop.ask()
+        _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code:
+        how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        sys.stderr.write(f"oxmgr: the daemon {how}: see {places.daemon_log}\n")
+    return FAILED if code else DONE
+
+
+class Stop:
+    """What a Ctrl-C does: the daemon is told to stop everything; and again, to hurry."""
+
+    def __init__(self) -> None:
+        import _signal
+
+        self.asked = False
+        self.daemon = -1
+        for number in (SIGINT, SIGTERM, SIGHUP):
+            _signal.signal(number, lambda number, frame: self.ask())
+
+    def ask(self) -> None:
+        self.asked = True
+        if self.daemon >= 0:
+            try:
+                pidfd_send_signal(self.daemon, SIGTERM)
+            except ProcessLookupError:
+                pass
+
+
+def _streams(specs: list[Spec], places: Places) -> "Streams":
+    """What is printed from now on; an earlier run's lines are in the files."""
+    from oxmgr.cli.cmd_logs import Streams
+
+    streams = Streams(places, lines=0)
+    # The new spec of an app replaces the saved one.
+    for spec in {**read_saved_specs(places), **{spec.name: spec for spec in specs}}.values():
+        for index in range(spec.instances):
+            for path in log_paths(spec, index, places.logs):
+                streams.take(path, instance_name(spec.name, index, spec.instances))
+    return streams
+
+
+def _run_attached(specs: list[Spec], places: Places, streams: "Streams", stop: Stop) -> None:
+    try:
+        connection = connect(places)
         reply = ask(connection, Apply(specs, my_environ()))
+        connection.close()
         assert isinstance(reply, Done)
+        for text in reply.warnings:
+            warn(text)
         for name, why in reply.failed.items():
-            sys.stderr.write(f"oxmgr: {name}: {why}\n")
+            if not stop.asked:
+                sys.stderr.write(f"oxmgr: {name}: {why}\n")
     except NoDaemon:
+        # A Ctrl-C came first. What was printed until then is shown all the same.
         pass
-    connection.close()
-    streams.follow(until=daemon)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
+    streams.follow(until=stop.daemon)

@@ -3,16 +3,18 @@
 import sys
 
 from oxmgr.cli.context import look, show_last_lines, show_views
-from oxmgr.cli.output import STATUS_COLOURS, duration, moment, paint, size, wants_colour
+from oxmgr.cli.output import STATUS_COLOURS, duration, moment, paint, printable, size, wants_colour
 from oxmgr.cli.parser import Args
 from oxmgr.cli.usage import add_usage
-from oxmgr.model.messages import InstanceView
+from oxmgr.model.messages import DONE, InstanceView
 
 
 def run(args: Args) -> int:
     views, code = look(args.words)
     if args.flag("json") or not args.words:
-        show_views(views, args)
+        # Without a daemon and with nothing saved, that has been said.
+        if views or code == DONE or args.flag("json"):
+            show_views(views, args)
         return code
     add_usage(views)
     for number, view in enumerate(views):
@@ -27,7 +29,7 @@ def _block(view: InstanceView) -> str:
     colour = wants_colour(1)
     status = paint(view.status, STATUS_COLOURS.get(view.status, ""), colour)
     pairs: list[tuple[str, str | None]] = [
-        ("status", status + (f", {view.reason}" if view.reason else "")),
+        ("status", status + (f", {printable(view.reason)}" if view.reason else "")),
         ("desired", view.desired),
         ("pid", None if view.pid is None else str(view.pid)),
         (
@@ -42,10 +44,10 @@ def _block(view: InstanceView) -> str:
         ("memory", None if view.memory_bytes is None else size(view.memory_bytes)),
         ("tasks", None if view.tasks is None else str(view.tasks)),
         ("namespace", view.namespace),
-        ("command", view.command),
-        ("folder", view.working_dir),
-        ("stdout", view.log_file),
-        ("stderr", view.error_log_file),
+        ("command", printable(view.command)),
+        ("folder", printable(view.working_dir)),
+        ("stdout", printable(view.log_file)),
+        ("stderr", printable(view.error_log_file)),
     ]
     lines = [paint(view.name, "1", colour)]
     lines += [f"  {key:10} {value}" for key, value in pairs if value is not None]

@@ -3,15 +3,18 @@
 import os
 import sys
 
-from oxmgr.cli.output import ProgressLine, print_instances, print_json, warn
-from oxmgr.cli.parser import Args, Usage
+from oxmgr.cli.output import ProgressLine, print_instances, print_json, warn, was_told
+from oxmgr.cli.parser import Args, Usage, nearest
 from oxmgr.cli.usage import add_usage
-from oxmgr.client.connection import Connection, NoDaemon, connect
+from oxmgr.client.connection import Connection, NoDaemon, NotRunning, Refused, connect
+from oxmgr.client.launch import connect_or_start
 from oxmgr.model.messages import (
     DONE,
     FAILED,
     NO_DAEMON,
+    NO_SUCH_APP,
     Done,
+    Failed,
     GetInstances,
     Instances,
     InstanceView,
@@ -52,8 +55,48 @@ def ask(connection: Connection, request: Request) -> Reply:
 
     try:
         return connection.request(request, show)
+    except KeyboardInterrupt:
+        line.clear()
+        sys.stderr.write("oxmgr: interrupted; the daemon goes on with what it was asked for\n")
+        raise
+    except Refused as refused:
+        if refused.code == NO_SUCH_APP:
+            raise NoSuchApp(f"{refused}{_nearest_app(connection, request)}") from None
+        raise
     finally:
         line.clear()
+
+
+class NoSuchApp(Refused):
+    """No app, or no instance, is called that."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Failed(text, NO_SUCH_APP))
+
+
+def _nearest_app(connection: Connection, request: Request) -> str:
+    words = getattr(request, "targets", None) or [getattr(request, "target", "") or getattr(request, "app", "")]
+    reply = connection.request(GetInstances())
+    assert isinstance(reply, Instances)
+    known = list({name: None for view in reply.instances for name in (view.app, view.name)})
+    return next(filter(None, (nearest(word, known) for word in words if word not in known)), "")
+
+
+def connect_to_change(targets: list[str], verb: str) -> Connection:
+    """A daemon that knows at least one instance that these targets mean, or could: none is started to find out that
+    what is named is not there."""
+    places = my_places()
+    try:
+        return connect(places)
+    except NotRunning as error:
+        from oxmgr.client.saved import read_saved
+
+        if not read_saved(places, [])[0]:
+            raise NoDaemon(f"{error}, and nothing is saved: there is nothing to {verb}") from None
+        for target in targets:
+            if not read_saved(places, [target])[0]:
+                raise NoSuchApp(f"{error}, and nothing that is saved is called {target}: see oxmgr list") from None
+    return connect_or_start(places)
 
 
 def look(targets: list[str]) -> tuple[list[InstanceView], int]:
@@ -67,8 +110,13 @@ def look(targets: list[str]) -> tuple[list[InstanceView], int]:
         views, warnings = read_saved(places, targets)
         for text in warnings:
             warn(text)
-        what = "this is what is saved" if views else "and nothing is saved: oxmgr start COMMAND starts something"
-        sys.stderr.write(f"oxmgr: {error}; {what}\n")
+        if views:
+            what = "; this is what is saved"
+        elif targets and read_saved(places, [])[0]:
+            what = f"; nothing that is saved is called {' or '.join(targets)}"
+        else:
+            what = ", and nothing is saved: oxmgr start COMMAND starts something"
+        sys.stderr.write(f"oxmgr: {error}{what}\n")
         return views, NO_DAEMON
     reply = ask(connection, GetInstances(targets))
     assert isinstance(reply, Instances)
@@ -85,8 +133,8 @@ def show_views(views: list[InstanceView], args: Args) -> None:
         print_instances(views)
 
 
-def show_done(reply: Reply, args: Args) -> int:
-    """What a changing command has done; the exit code."""
+def show_done(reply: Reply, args: Args, *, last_lines: bool = False) -> int:
+    """What a changing command has done; the exit code. `last_lines`: also what the apps that failed printed."""
     assert isinstance(reply, Done)
     for text in reply.warnings:
         warn(text)
@@ -96,7 +144,7 @@ def show_done(reply: Reply, args: Args) -> int:
         sys.stdout.flush()
         sys.stderr.write(f"oxmgr: {name}: {why}\n")
         view = next((view for view in reply.instances if view.name == name), None)
-        if view is not None:
+        if view is not None and last_lines:
             show_last_lines(view)
     return FAILED if reply.failed else DONE
 
@@ -112,3 +160,16 @@ def show_last_lines(view: InstanceView) -> None:
             sys.stderr.buffer.write(b"".join(lines))
             if not lines[-1].endswith(b"\n"):
                 sys.stderr.write("\n")
+
+
+def warn_of_aside() -> None:
+    """Of the state files that a daemon kept aside: by every command, until they are removed."""
+    from oxmgr.client.saved import kept_aside
+
+    try:
+        places = my_places()
+    except Usage:
+        return
+    for path in kept_aside(places):
+        if not was_told(path):
+            warn(f"{path} was kept aside, for not all of it could be read: look at it, then remove it")

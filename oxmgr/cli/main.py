@@ -2,11 +2,13 @@
 
 import os
 import sys
+from _io import TextIOWrapper
 
 from oxmgr import __version__
+from oxmgr.cli.context import warn_of_aside
 from oxmgr.cli.parser import Usage, command_help, find_command, overview, parse
 from oxmgr.cli.table import COMMANDS
-from oxmgr.client.connection import NoDaemon, Refused
+from oxmgr.client.connection import NoDaemon, NotRunning, Refused
 from oxmgr.model.messages import DONE, FAILED, NO_DAEMON, WRONG
 
 INTERRUPTED = 130
@@ -14,12 +16,15 @@ INTERRUPTED = 130
 
 def main(argv: list[str]) -> int:
     """The exit code."""
+    _open_standard_files()
     try:
         code = _run(argv)
         sys.stdout.flush()
         return code
     except Usage as error:
         return _fail(str(error), WRONG)
+    except NotRunning as error:
+        return _fail(f"{error}: oxmgr start starts one", NO_DAEMON)
     except NoDaemon as error:
         return _fail(str(error), NO_DAEMON)
     except Refused as error:
@@ -27,8 +32,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; so that Python's last flush does not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # Whoever read our output has gone, and would not read why.
         return FAILED
     except UnicodeEncodeError:
         return _fail("what was typed, or the environment, holds bytes that are not UTF-8: oxmgr keeps text only", WRONG)
@@ -52,6 +56,8 @@ def _run(argv: list[str]) -> int:
     if argv[0] in ("--version", "-V"):
         sys.stdout.write(f"oxmgr {__version__}\n")
         return DONE
+    if argv[0].startswith("-"):
+        raise Usage(f"{argv[0]} stands before the command: options come behind it")
     if argv[0] == "help":
         sys.stdout.write(command_help(find_command(argv[1], COMMANDS)))
         return DONE
@@ -62,11 +68,34 @@ def _run(argv: list[str]) -> int:
         return DONE
     module = f"oxmgr.cli.cmd_{command.module}"
     __import__(module)
-    code: int = sys.modules[module].run(args)
+    try:
+        code: int = sys.modules[module].run(args)
+    finally:
+        # Completion's words are a shell's to read, and doctor has it among its findings.
+        if command.name not in ("completion", "doctor"):
+            warn_of_aside()
     return code
 
 
 def _fail(text: str, code: int) -> int:
-    for line in text.splitlines():
-        sys.stderr.write(f"oxmgr: {line}\n")
+    try:
+        for line in text.splitlines():
+            sys.stderr.write(f"oxmgr: {line}\n")
+    except BrokenPipeError:
+        pass
     return code
+
+
+def _open_standard_files() -> None:
+    """What we were started without reads as empty and takes what is written; and no other file gets its number."""
+    for fd, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(fd)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(fd, "r" if fd == 0 else "w", closefd=False))
+    for file in (sys.stdout, sys.stderr):
+        # A character that the terminal's encoding has not is no reason to fail.
+        if isinstance(file, TextIOWrapper):
+            file.reconfigure(errors="replace")

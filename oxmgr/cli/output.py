@@ -25,8 +25,6 @@ STATUS_COLOURS = {
     "errored": RED,
 }
 
-WIDEST = 200
-
 
 def wants_colour(fd: int) -> bool:
     """A terminal, and nobody has asked for none (NO_COLOR, no-color.org; TERM=dumb)."""
@@ -50,53 +48,67 @@ def table(
     rows: "Sequence[Sequence[str]]",
     *,
     width: int | None,
-    flexible: "Sequence[int]" = (),
+    flexible: "dict[int, int] | None" = None,
+    droppable: "Sequence[int]" = (),
     right: "Sequence[int]" = (),
     colours: "Sequence[dict[int, str]] | None" = None,
     colour: bool = False,
 ) -> str:
-    """Lines of columns two blanks apart. When they are wider than `width`, the flexible columns are cut, the widest
-    first, and then the line. `colours` has a dict a row: column → colour."""
-    cells = [[_printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[at]) for row in [list(header), *cells]) for at in range(len(header))]
+    """Lines of columns two blanks apart. When they are wider than `width`, the `droppable` ones are left out in their
+    order until the rest fits with the `flexible` ones at the widths that those map to; then these are cut, the widest
+    first; and at last the line. `colours` has a dict a row: column → colour."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = {at: max(len(row[at]) for row in [header, *cells]) for at in range(len(header))}
     if width is not None:
-        over = sum(widths) + 2 * (len(widths) - 1) - width
-        while over > 0:
-            at = max(flexible, key=lambda column: widths[column], default=-1)
-            if at < 0 or widths[at] <= max(8, len(header[at])):
-                break
-            widths[at] -= 1
-            over -= 1
-    lines = [_line(header, widths, right, dict.fromkeys(range(len(header)), BOLD), colour, width)]
+        _fit(widths, width, flexible or {}, droppable)
+    lines = [_line(header, widths, right, dict.fromkeys(widths, BOLD), colour, width)]
     for number, row in enumerate(cells):
         lines.append(_line(row, widths, right, colours[number] if colours else {}, colour, width))
     return "\n".join(lines) + "\n"
 
 
+def _fit(widths: dict[int, int], width: int, flexible: dict[int, int], droppable: "Sequence[int]") -> None:
+    def over(some: "Iterable[int]") -> int:
+        return sum(some) + 2 * (len(widths) - 1) - width
+
+    def least(at: int) -> int:
+        return min(widths[at], flexible.get(at, widths[at]))
+
+    for column in droppable:
+        if over(map(least, widths)) <= 0:
+            break
+        del widths[column]
+    while over(widths.values()) > 0:
+        cut = [at for at in widths if widths[at] > least(at)]
+        if not cut:
+            break
+        widths[max(cut, key=widths.__getitem__)] -= 1
+
+
 def _line(
     row: "Sequence[str]",
-    widths: list[int],
+    widths: dict[int, int],
     right: "Sequence[int]",
     colours: dict[int, str],
     colour: bool,
     width: int | None,
 ) -> str:
-    left = width if width is not None else sum(widths) + 2 * len(widths)
+    left = width if width is not None else sum(widths.values()) + 2 * len(widths)
     parts: list[str] = []
-    for at, cell in enumerate(row):
-        room = min(widths[at], left)
+    for at, wide in widths.items():
+        cell, room = row[at], min(wide, left)
         if room <= 0:
             break
         text = cell if len(cell) <= room else cell[: room - 1] + "…"
         text = text.rjust(room) if at in right else text.ljust(room)
-        if at == len(row) - 1:
+        if at == max(widths):
             text = text.rstrip()
         parts.append(paint(text, colours.get(at, ""), colour))
         left -= room + 2
     return "  ".join(parts).rstrip()
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Nothing that an app's author wrote may move the cursor or colour the terminal."""
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
@@ -133,7 +145,17 @@ def print_json(value: object) -> None:
     sys.stdout.write(out.decode() + "\n")
 
 
+_told: list[str] = []
+
+
+def was_told(path: str) -> bool:
+    """Whether a warning of this command began with it."""
+    return any(text.startswith(path) for text in _told)
+
+
 def warn(text: str) -> None:
+    _told.append(text)
+    sys.stdout.flush()
     sys.stderr.write(f"{paint('oxmgr: warning:', YELLOW, wants_colour(2))} {text}\n")
 
 
@@ -148,12 +170,16 @@ def print_instances(views: "Iterable[InstanceView]") -> None:
     header = ["NAME", "STATUS", "PID", "UPTIME", "RESTARTS", "CPU", "MEMORY", *(["NAMESPACE"] if named else []), "WHY"]
     rows = [_row(view, named) for view in views]
     colours = [{1: STATUS_COLOURS.get(view.status, "")} for view in views]
+    why = len(header) - 1
+    # On a narrow terminal, why something is as it is tells more than what it uses.
+    droppable = [*([] if any(view.reason for view in views) else [why]), *([7] if named else []), 6, 5, 3, 4]
     sys.stdout.write(
         table(
             header,
             rows,
             width=terminal_width(),
-            flexible=(0, len(header) - 1),
+            flexible={0: 12, why: 20},
+            droppable=droppable,
             right=(2, 3, 4, 5, 6),
             colours=colours,
             colour=wants_colour(1),
@@ -185,7 +211,7 @@ class ProgressLine:
     def show(self, text: str) -> None:
         if self._wanted:
             width = (terminal_width(2) or 80) - 1
-            sys.stderr.write(f"\r\x1b[K{_printable(text)[:width]}")
+            sys.stderr.write(f"\r\x1b[K{printable(text)[:width]}")
             sys.stderr.flush()
             self._shown = True
 

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+DIGITS = 9
+
+
 class Option:
     """`names` as typed, the long one first. `value` names what follows it; without it is a flag."""
 
@@ -108,6 +111,8 @@ class Args:
             return default
         if not (text.isascii() and text.isdigit()):
             raise Usage(f"--{key} takes a number, not {text!r}")
+        if len(text) > DIGITS:
+            raise Usage(f"--{key} takes a number of at most {DIGITS} digits")
         return int(text)
 
 
@@ -116,7 +121,7 @@ def find_command(word: str, commands: "Iterable[Command]") -> Command:
         if word == command.name or word in command.aliases:
             return command
     known = [name for command in commands for name in (command.name, *command.aliases)]
-    raise Usage(f"there is no command {word}{nearest(word, known)}: oxmgr --help lists them")
+    raise Usage(f"there is no command {word}{nearest(word, known) or ': oxmgr --help lists them'}")
 
 
 def parse(command: Command, argv: list[str]) -> Args:
@@ -139,7 +144,10 @@ def parse(command: Command, argv: list[str]) -> Args:
         for name, value in _split(word, options):
             option = options.get(name)
             if option is None:
-                raise Usage(f"{command.name} has no option {name}{nearest(name, list(options))}")
+                meant = nearest(name, list(options))
+                if not meant and command.rest:
+                    meant = ": an app's own options come behind --"
+                raise Usage(f"{command.name} has no option {name}{meant}")
             if not option.value:
                 if value:
                     raise Usage(f"{name} takes no value")
@@ -190,12 +198,16 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def _distance(a: str, b: str) -> int:
-    row = list(range(len(b) + 1))
+    """Letters to put in, take out, change, or swap with the next one."""
+    rows = [list(range(len(b) + 1))]
     for i, left in enumerate(a, 1):
-        before, row[0] = row[0], i
+        rows.append([i])
         for j, right in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (left != right))
-    return row[-1]
+            best = min(rows[-2][j] + 1, rows[-1][j - 1] + 1, rows[-2][j - 1] + (left != right))
+            if i > 1 and j > 1 and left == b[j - 2] and a[i - 2] == right:
+                best = min(best, rows[-3][j - 2] + 1)
+            rows[-1].append(best)
+    return rows[-1][-1]
 
 
 # --- help ---

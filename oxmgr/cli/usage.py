@@ -35,7 +35,8 @@ def add_usage(views: "Iterable[InstanceView]") -> None:
         ticks = sum(stats[pid][2] for pid in pids)
         age = max(uptime - stats[main][4] / TICKS, 1 / TICKS)
         view.cpu_percent = round(100 * ticks / TICKS / age, 1)
-        view.memory_bytes = sum(stats[pid][3] for pid in pids) * PAGE
+        # Between its exec and its first page a process has none, which is not to be told as "uses nothing".
+        view.memory_bytes = sum(stats[pid][3] for pid in pids) * PAGE or None
         view.tasks = len(pids)
 
 

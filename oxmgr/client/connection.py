@@ -22,6 +22,10 @@ class NoDaemon(Exception):
     """Nobody answers at this home's socket; the text says so and what to do."""
 
 
+class NotRunning(NoDaemon):
+    """There is no daemon, so one may be started; with a plain NoDaemon there is one, and something is wrong."""
+
+
 class Refused(Exception):
     """The daemon answered Failed. `code` is the exit code that belongs to it."""
 
@@ -70,6 +74,14 @@ class Connection:
                 yield reply
                 if isinstance(reply, EventsEnd) and not request.follow:
                     return
+
+    def wait_for_end(self) -> None:
+        """Until the daemon has hung up, which it does as the last thing before its end."""
+        try:
+            while True:
+                self._receive()
+        except NoDaemon:
+            pass
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -132,10 +144,10 @@ def connect(places: Places, timeout: float = 5.0) -> Connection:
         if error.errno == errno.EAGAIN:
             raise NoDaemon("the daemon takes no connections: it hangs or is stopped") from None
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
-            raise NoDaemon("no daemon runs") from None
+            raise NotRunning("no daemon runs") from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise NoDaemon(f"the daemon of {places.run} is not yours: become its owner or root") from None
-        raise
+        raise NoDaemon(f"the daemon's socket {places.socket} cannot be reached: {error.strerror}") from None
     except BaseException:
         sock.close()
         raise

@@ -1,10 +1,12 @@
 """Starts the daemon: detached, in the foreground, or as a child of this command."""
 
 import os
+import select
 import sys
+import time
 from _signal import SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM
 
-from oxmgr.client.connection import Connection, NoDaemon, connect
+from oxmgr.client.connection import Connection, NoDaemon, NotRunning, connect
 from oxmgr.model.places import Places
 
 TYPE_CHECKING = False
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 DAEMON = "supervise"
+BUSY = "another one runs"
+"""What a daemon says that finds its home taken; see oxmgr.supervisor.daemon."""
+PATIENCE = 5.0
+LAST_FD = 0x7FFFFFFF
 
 
 def daemon_argv(group: int = -1, told: int = -1) -> list[str]:
@@ -34,14 +40,26 @@ def connect_or_start(places: Places) -> Connection:
     """NoDaemon, with the reason, when none answers and none can be started."""
     try:
         return connect(places)
-    except NoDaemon as error:
-        if str(error) != "no daemon runs":
-            raise
-    pid = start_detached()
-    try:
-        return connect(places)
-    except NoDaemon as error:
-        raise NoDaemon(f"the daemon (pid {pid}) was started, but {error}: see {places.daemon_log}") from None
+    except NotRunning:
+        pass
+    end = time.monotonic() + PATIENCE
+    while True:
+        busy = ""
+        try:
+            start_detached()
+        except NoDaemon as error:
+            if BUSY not in str(error):
+                raise
+            busy = str(error)
+        try:
+            return connect(places)
+        except NotRunning as error:
+            # Another command is starting a daemon at this moment, or one is about to end: nothing tells when.
+            if not busy:
+                raise NoDaemon(f"the daemon was started, but ended at once: see {places.daemon_log}") from error
+            if time.monotonic() > end:
+                raise NoDaemon(busy) from None
+            select.select([], [], [], 0.01)
 
 
 def start_detached() -> int:
@@ -49,7 +67,6 @@ def start_detached() -> int:
     reading, told = os.pipe()
     middle = os.fork()
     if middle == 0:
-        os.close(reading)
         _become_daemon(told)
     os.close(told)
     os.waitpid(middle, 0)
@@ -73,6 +90,9 @@ def _become_daemon(told: int) -> "NoReturn":
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
+        # A lock or a pipe of the caller's that the daemon kept would be held for as long as it runs.
+        os.closerange(3, told)
+        os.closerange(told + 1, LAST_FD)
         os.set_inheritable(told, True)
         _exec(daemon_argv(told=told))
     finally:
@@ -86,8 +106,9 @@ def run_in_foreground(group: int = -1) -> "NoReturn":
     _exec(daemon_argv(group))
 
 
-def start_attached(places: Places) -> tuple[int, Connection]:
-    """A daemon that is our child, in our session but not in our process group: a Ctrl-C is ours to hand on."""
+def start_attached() -> int:
+    """The pid of a daemon that answers and is our child, in our session but not in our process group: a Ctrl-C is
+    ours to hand on. NoDaemon when there is none."""
     reading, told = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -104,7 +125,7 @@ def start_attached(places: Places) -> tuple[int, Connection]:
     if why != b"\n":
         os.waitpid(pid, 0)
         raise NoDaemon(why.decode(errors="replace").strip() or "the daemon ended while it started")
-    return pid, connect(places)
+    return pid
 
 
 def _exec(argv: list[str]) -> "NoReturn":

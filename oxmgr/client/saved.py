@@ -1,18 +1,21 @@
 """What the state folder says when no daemon runs."""
 
+import os
 import time
 
 from oxmgr.model import status as is_
 from oxmgr.model.codec import DecodeError, Decoder
-from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, Saved, SavedApp
+from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, Saved, SavedApp, SavedEnviron
 from oxmgr.model.places import Places
 from oxmgr.model.records import Newer, read_records
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import instance_name, log_paths
+from oxmgr.model.spec import Spec, instance_name, log_paths
 from oxmgr.model.targets import selects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from oxmgr.model.codec import Struct
 
 
@@ -26,12 +29,43 @@ def read_saved(places: Places, targets: list[str]) -> tuple[list[InstanceView], 
             seen[entry.app, entry.index] = entry
     views = [
         _view(app, index, seen.get((app.spec.name, index)), places)
-        for app in apps
-        if isinstance(app, SavedApp)
+        for app in filter(is_app, apps)
         for index in range(app.spec.instances)
         if not targets or any(selects(target, app.spec.name, index, app.spec.namespace) for target in targets)
     ]
     return views, wrong + wrong_journal
+
+
+def read_saved_specs(places: Places) -> dict[str, Spec]:
+    """Each app as it was asked for, by its name."""
+    return {app.spec.name: app.spec for app in _read(places.desired, "desired", Decoder(Saved))[0] if is_app(app)}
+
+
+def read_saved_env(places: Places, target: str) -> dict[str, str] | None:
+    """The environment of the next start of the first instance that the target selects; None when it selects none."""
+    saved = _read(places.desired, "desired", Decoder(Saved))[0]
+    environs = {one.id: one.data for one in saved if isinstance(one, SavedEnviron)}
+    for app in filter(is_app, saved):
+        spec = app.spec
+        for index in range(spec.instances):
+            if selects(target, spec.name, index, spec.namespace):
+                words = os.fsdecode(environs.get(app.environ, b"")).split("\0")
+                own = {"OXMGR_APP": spec.name, "OXMGR_INSTANCE_ID": str(index), "NODE_APP_INSTANCE": str(index)}
+                return dict(word.split("=", 1) for word in words if "=" in word) | spec.env | own
+    return None
+
+
+def is_app(saved: "Struct") -> "TypeGuard[SavedApp]":
+    return isinstance(saved, SavedApp)
+
+
+def kept_aside(places: Places) -> list[str]:
+    """Files of the state folder that a daemon could not read, and put aside for somebody to look at."""
+    try:
+        names = os.listdir(places.state)
+    except OSError:
+        return []
+    return [f"{places.state}/{name}" for name in sorted(names) if ".damaged-" in name or ".newer-" in name]
 
 
 def read_saved_events(places: Places) -> list[Event]:
