@@ -48,7 +48,7 @@ native-test: .venv/.dev
 	@env -u OXMGR_HOME BUILT_PACKAGE=$(CURDIR)/build/asan/lib \
 		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 PYTHONMALLOC=malloc \
-		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py
+		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py tests/unit/test_native_rights.py
 
 bench: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench

@@ -18,18 +18,64 @@ enum {
     OX_STEP_CLONE,
     OX_STEP_SESSION,
     OX_STEP_SIGNALS,
+    OX_STEP_CGROUP,
+    OX_STEP_NETWORK,
+    OX_STEP_MOUNTS,
     OX_STEP_FDS,
     OX_STEP_CLOSE,
+    OX_STEP_NICE,
+    OX_STEP_OOM,
     OX_STEP_LIMITS,
+    OX_STEP_GROUPS,
+    OX_STEP_BOUNDING,
+    OX_STEP_PRIVILEGES,
+    OX_STEP_USER,
+    OX_STEP_CAPABILITIES,
     OX_STEP_FOLDER,
     OX_STEP_EXEC
 };
 
+#define OX_UNSET -1000000 /* a number of ox_request that is not to be set */
+
+/* What a child is to be. "Packed" strings have a NUL behind each and stand one behind the other.
+ *
+ * The child's environment is env, and of base what env does not name. argv[0] without a slash is looked up in the
+ * child's own PATH, after the change to the folder. fds[i] becomes the child's fd i, and it gets no other. limits
+ * holds nlimits triples of (resource, soft, hard). The child leads a session of its own, with every signal unblocked
+ * and at its default action.
+ *
+ * With mounts, it has a mount namespace of its own, into which the host's later mounts come, and out of which none
+ * goes. Each is a letter and a path: r, from there on read-only; t, an empty folder that anybody may write to (tmpfs);
+ * h, an empty folder; n, /dev/null in its place. capabilities are the bits that it shall have and no others. */
+struct ox_request {
+    const char *argv, *env, *base; /* packed */
+    size_t argv_size, env_size, base_size;
+    const char *folder;
+    const int *fds;
+    size_t nfds;
+    const uint64_t *limits;
+    size_t nlimits;
+    unsigned mask;      /* umask */
+    int cgroup;         /* an fd of its folder in cgroup v2; -1: ours */
+    int network;        /* an fd of a network namespace; -1: ours; -2: one of its own */
+    const char *mounts; /* packed */
+    size_t mounts_size;
+    int nice;          /* or OX_UNSET */
+    int oom_score_adj; /* or OX_UNSET */
+    int uid, gid;      /* -1: ours */
+    const int *groups; /* with gid */
+    size_t ngroups;
+    int set_capabilities;
+    uint64_t capabilities;
+    int no_new_privileges;
+};
+
 struct ox_child {
     int pid;
-    int pidfd; /* close-on-exec; -1 where the kernel or a filter has no pidfds */
-    int step;  /* when ox_spawn failed: where, and with which errno */
-    int error;
+    int pidfd;  /* close-on-exec; -1 where the kernel or a filter has no pidfds */
+    int step;   /* when ox_spawn failed: where, */
+    int error;  /* with which errno, */
+    int detail; /* and at which of the mounts */
 };
 
 struct ox_exit {
@@ -38,17 +84,12 @@ struct ox_exit {
     int signal; /* that signal, or 0 */
 };
 
-/* argv, env and base hold strings with a NUL behind each, one behind the other. The child's environment is env,
- * and of base what env does not name. argv[0] without a slash is looked up in the child's own PATH, after the
- * change to the folder. fds[i] becomes the child's fd i, and it gets no other. limits holds nlimits triples of
- * (resource, soft, hard). mask is the umask. The child leads a session of its own, with every signal unblocked and
- * at its default action. Returns when the program runs, or -errno with child->step and child->error set. */
-int ox_spawn(const char *argv, size_t argv_size, const char *env, size_t env_size, const char *base, size_t base_size,
-             const char *folder, const int *fds, size_t nfds, const uint64_t *limits, size_t nlimits, unsigned mask,
-             struct ox_child *child);
+/* Returns 0 when the program runs, or -errno with child->step and child->error set. */
+int ox_spawn(const struct ox_request *request, struct ox_child *child);
 
-/* How children are made: 0 clone3 with a pidfd, 1 clone with a pidfd, 2 clone and then pidfd_open. It goes up by
- * itself when the kernel or a seccomp filter refuses a way. A rung >= 0 sets it. Returns the one in force. */
+/* How children are made: 0 clone3 with a pidfd, born in their cgroup; 1 clone with a pidfd, entering their cgroup
+ * before they execute; 2 the same, and then pidfd_open. It goes up by itself when the kernel or a seccomp filter
+ * refuses a way. A rung >= 0 sets it. Returns the one in force. */
 int ox_spawn_rung(int rung);
 
 /* Reaps up to room children that have ended, whoever made them, and returns their number; room means: call again.*/

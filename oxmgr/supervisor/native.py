@@ -9,26 +9,41 @@ _STEPS = {
     lib.OX_STEP_CLONE: "make a process",
     lib.OX_STEP_SESSION: "start a session",
     lib.OX_STEP_SIGNALS: "reset the signals",
+    lib.OX_STEP_CGROUP: "enter its cgroup",
+    lib.OX_STEP_NETWORK: "enter its network namespace",
+    lib.OX_STEP_MOUNTS: "mount",
     lib.OX_STEP_FDS: "place the file descriptors",
     lib.OX_STEP_CLOSE: "close the other file descriptors",
+    lib.OX_STEP_NICE: "set its nice value",
+    lib.OX_STEP_OOM: "set its oom_score_adj",
     lib.OX_STEP_LIMITS: "set the resource limits",
+    lib.OX_STEP_GROUPS: "change its groups",
+    lib.OX_STEP_BOUNDING: "bound its capabilities",
+    lib.OX_STEP_PRIVILEGES: "give up new privileges",
+    lib.OX_STEP_USER: "change its user",
+    lib.OX_STEP_CAPABILITIES: "set its capabilities",
     lib.OX_STEP_FOLDER: "change to the folder",
     lib.OX_STEP_EXEC: "execute",
 }
 
+OWN_NETWORK = -2
+
 _BATCH = 64
 
+_request = ffi.new("struct ox_request *")
 _child = ffi.new("struct ox_child *")
 _exits = ffi.new("struct ox_exit[]", _BATCH)
 _numbers = ffi.new("int[]", _BATCH)
 
 
 class SpawnError(OSError):
-    """The program does not run. `step` is what could not be done, as words; `errno` why."""
+    """The program does not run. `step` is what could not be done, as words; `errno` why; `mount` is the number of
+    the mount that failed, or -1."""
 
-    def __init__(self, errno: int, step: str) -> None:
+    def __init__(self, errno: int, step: str, mount: int = -1) -> None:
         super().__init__(errno, os.strerror(errno))
         self.step = step
+        self.mount = mount
 
 
 def _check(result: int) -> int:
@@ -45,13 +60,37 @@ def spawn(
     fds: list[int],
     limits: list[int],
     umask: int,
+    *,
+    cgroup: int = -1,
+    network: int = -1,
+    mounts: bytes = b"",
+    nice: int | None = None,
+    oom_score_adj: int | None = None,
+    uid: int = -1,
+    gid: int = -1,
+    groups: "list[int] | None" = None,
+    capabilities: int | None = None,
+    no_new_privileges: bool = False,
 ) -> tuple[int, int]:
     """(pid, pidfd) of a child that has executed; pidfd is -1 where there are none. SpawnError otherwise."""
-    result = lib.ox_spawn(
-        argv, len(argv), env, len(env), base, len(base), folder, fds, len(fds), limits, len(limits) // 3, umask, _child
-    )
-    if result < 0:
-        raise SpawnError(_child.error, _STEPS[_child.step])
+    # What a pointer of the request leads to has to live until the call has come back.
+    kept = [ffi.from_buffer("char[]", text) for text in (argv, env, base, mounts)]
+    kept += [ffi.new("char[]", folder), ffi.new("int[]", fds), ffi.new("uint64_t[]", limits)]
+    kept.append(ffi.new("int[]", groups or []))
+    request = _request
+    request.argv, request.env, request.base, request.mounts = kept[:4]
+    request.argv_size, request.env_size, request.base_size = len(argv), len(env), len(base)
+    request.mounts_size = len(mounts)
+    request.folder, request.fds, request.limits, request.groups = kept[4:]
+    request.nfds, request.nlimits, request.ngroups = len(fds), len(limits) // 3, len(groups or ())
+    request.mask, request.cgroup, request.network = umask, cgroup, network
+    request.nice = lib.OX_UNSET if nice is None else nice
+    request.oom_score_adj = lib.OX_UNSET if oom_score_adj is None else oom_score_adj
+    request.uid, request.gid = uid, gid
+    request.set_capabilities, request.capabilities = capabilities is not None, capabilities or 0
+    request.no_new_privileges = no_new_privileges
+    if lib.ox_spawn(request, _child) < 0:
+        raise SpawnError(_child.error, _STEPS[_child.step], _child.detail)
     return _child.pid, _child.pidfd
 
 
