@@ -1,4 +1,4 @@
-"""How many CPUs a process of ours may use."""
+"""How many CPUs a process of ours may use, and lists of CPUs."""
 
 import os
 
@@ -29,3 +29,53 @@ def _quota(path: str) -> int | None:
     except (OSError, ValueError):
         return None
     return None if quota == "max" else -(-int(quota) // int(period))
+
+
+def read_cpus(text: str, host: set[int]) -> str:
+    """A list of CPUs in cpuset(7)'s format, `8,0-1,2`, in its shortest form, `0-2,8`. `host`: the CPUs that there are.
+
+    ValueError, as a sentence, when it is no such list or names a CPU that there is not.
+    """
+    wanted: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        if not _is_number(first) or not _is_number(last if dash else first):
+            raise ValueError(f'expected CPUs as "0-3,8", got "{text}"')
+        low, high = int(first), int(last if dash else first)
+        if low > high:
+            raise ValueError(f"the range {low}-{high} goes backwards: write {high}-{low}")
+        # Stops at the first that is not there, however far the range goes.
+        missing = next((cpu for cpu in range(low, high + 1) if cpu not in host), None)
+        if missing is not None:
+            raise ValueError(f"this host has no CPU {missing}: it has {show_cpus(host)}")
+        wanted.update(range(low, high + 1))
+    return show_cpus(wanted)
+
+
+def host_cpus(path: str = "/sys/devices/system/cpu/present") -> set[int]:
+    """The numbers of this host's CPUs; where it does not tell, of those that we may use.
+
+    Not `possible`, which has a number for each that could be plugged in some day: an app bound to such a one would
+    silently run on all.
+    """
+    try:
+        with open(path) as file:
+            ranges = [part.partition("-") for part in file.read().strip().split(",")]
+        return {cpu for first, _, last in ranges for cpu in range(int(first), int(last or first) + 1)}
+    except (OSError, ValueError):
+        return set(os.sched_getaffinity(0))
+
+
+def show_cpus(cpus: set[int]) -> str:
+    """`0-2,8`"""
+    ranges: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if ranges and ranges[-1][1] == cpu - 1:
+            ranges[-1][1] = cpu
+        else:
+            ranges.append([cpu, cpu])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 9

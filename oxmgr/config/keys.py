@@ -1,10 +1,14 @@
-"""The keys of a `[processes.NAME]` table: the one place that says what they are called, take and mean."""
+"""The keys of a `[processes.NAME]` table and its sub-tables: the one place that says what they are called, take and mean."""
 
 from typing import NamedTuple
 
+from oxmgr.config.lines import Path
 from oxmgr.model.spec import CONDITIONS, RESTARTS, STOP_MODES
 
 YEAR_MS = 365 * 24 * 3600 * 1000
+PETABYTE_MB = 1_000_000_000
+PERCENT = 1_000_000
+"""Of one CPU: more than any host has."""
 
 
 class Key(NamedTuple):
@@ -44,10 +48,62 @@ KEYS = {
         Key("profiles", "profiles", "", "tables of other values, chosen by `--env NAME`"),
         Key("log_file", "path", "in the log folder", "where stdout goes, and stderr too if `error_log_file` is absent"),
         Key("error_log_file", "path", "in the log folder", "where stderr goes"),
+        Key("limits", "table", "", "what it may use"),
+        Key("sandbox", "table", "", "with which rights it runs; `user` is the same as `sandbox.user`"),
     )
 }  # fmt: skip
 
-ALIASES = {"cwd": "working_dir"}
+_LIMITS = (
+    Key("memory_mb", "number", "", "soft: whoever uses more is restarted gracefully; `resource_limits.max_memory_mb` is the same", 1, PETABYTE_MB),
+    Key("cpu_percent", "number", "", "soft: the same for CPU time over `cpu_window_secs`; 100 is one CPU", 1, PERCENT),
+    Key("cpu_window_secs", "number", "60", "over how long `cpu_percent` is measured", 1, 86_400),
+    Key("memory_max_mb", "number", "", "above this the kernel kills the whole tree", 1, PETABYTE_MB),
+    Key("memory_high_mb", "number", "", "above this the kernel slows the tree down and takes memory back", 1, PETABYTE_MB),
+    Key("swap_max_mb", "number", "", "how much of it may be swapped out; 0: nothing", 0, PETABYTE_MB),
+    Key("cpu_quota_percent", "number", "", "CPU time that it gets at most; 100 is one CPU", 1, PERCENT),
+    Key("cpu_weight", "int", "100", "its share of the CPU where there is not enough for all", 1, 10_000),
+    # PID_MAX_LIMIT of the kernel.
+    Key("tasks_max", "int", "", "processes and threads", 1, 4_194_304),
+    Key("io_weight", "int", "100", "its share of the disk where there is not enough for all", 1, 10_000),
+    Key("cpus", "cpus", "", 'the CPUs that it may run on, as `"0-3,8"`'),
+    # stdin, stdout, stderr, what a dynamic loader and an interpreter open, an event loop's own: below 16 programs end
+    # before they can say why.
+    Key("open_files", "int", "the daemon's", "file descriptors a process", 16, 1_000_000_000),
+    Key("core_mb", "number", "the daemon's", "the size of a core dump; 0: none", 0, PETABYTE_MB),
+    Key("nice", "int", "the daemon's", "-20: first in the queue for a CPU; 19: last", -20, 19),
+    Key("oom_score_adj", "int", "the daemon's", "when the host runs out of memory: 1000: killed first; -1000: never", -1000, 1000),
+    Key("required", "bool", "false", "true: not started on a host that cannot hold all of these; false: a warning"),
+)  # fmt: skip
+
+_SANDBOX = (
+    Key("user", "account", "the daemon's", "a name or a number; brings its groups, and HOME, USER, LOGNAME and SHELL"),
+    Key("group", "account", "the user's", "a name or a number: instead of the user's first group"),
+    Key("umask", "umask", "022", 'octal: `"027"` or `0o027`', 0, 0o777),
+    Key("no_new_privileges", "bool", "false", "no program that it runs gets more rights than it has (setuid, file capabilities)"),
+    Key("capabilities", "capabilities", "", 'it has these and no others, as `["NET_BIND_SERVICE"]`; `[]`: none'),
+    Key("private_tmp", "bool", "false", "a /tmp of its own, empty at each start"),
+    Key("private_network", "bool", "false", "no network but a loopback of its own"),
+    Key("read_only_paths", "paths", "[]", "files and folders that it cannot change; each must be there"),
+    Key("deny_gpu", "bool", "false", "the host's graphics cards are hidden from it"),
+)  # fmt: skip
+
+TABLES = {
+    "limits": {key.name: key for key in _LIMITS},
+    "sandbox": {key.name: key for key in _SANDBOX},
+}
+"""The keys of each sub-table. The values of one are merged key by key over defaults, app and profile."""
+
+VARIABLES = "env"
+"""A sub-table too, whose keys are whatever an app wants."""
+
+ALIASES: dict[Path, Path] = {
+    ("cwd",): ("working_dir",),
+    ("user",): ("sandbox", "user"),
+    ("resource_limits", "max_memory_mb"): ("limits", "memory_mb"),
+}
+"""Other spellings, and what they mean."""
+
+_ALIAS_TABLES = frozenset(path[0] for path in ALIASES if len(path) > 1)
 
 LATER = frozenset(
     [
@@ -64,10 +120,6 @@ LATER = frozenset(
         "restart_schedule",
         "timezone",
         "catch_up",
-        "limits",
-        "resource_limits",
-        "sandbox",
-        "user",
         "hooks",
         "logs",
         "log_date_format",
@@ -86,8 +138,35 @@ ONLY_APP = frozenset(("command", "profiles", "disabled"))
 """Keys that make no sense in [defaults]."""
 
 
+def is_table(name: str) -> bool:
+    return name in TABLES or name in _ALIAS_TABLES or name == VARIABLES
+
+
+def find_key(path: Path) -> Key | None:
+    """The key at this place in an app's table, by its proper name."""
+    if len(path) == 1:
+        return KEYS.get(path[0])
+    if path[0] == VARIABLES:
+        return Key(path[1], "variable", "", "")
+    return TABLES.get(path[0], {}).get(path[1])
+
+
+def known_beside(path: Path) -> list[str]:
+    """Every name that may stand where this path's last does."""
+    if len(path) == 1:
+        return [*KEYS, *(alias[0] for alias in ALIASES)]
+    return [*TABLES.get(path[0], ()), *(alias[1] for alias in ALIASES if len(alias) > 1 and alias[0] == path[0])]
+
+
 def markdown() -> str:
-    """The table of docs/config.md."""
+    """The tables of docs/config.md: of an app's own keys, then of each sub-table under a heading."""
+    parts = [_markdown_table(KEYS)]
+    for name, keys in TABLES.items():
+        parts.append(f"### `[processes.NAME.{name}]`\n\n{_markdown_table(keys)}")
+    return "\n".join(parts)
+
+
+def _markdown_table(keys: dict[str, Key]) -> str:
     rows = ["| key | default | meaning |", "|---|---|---|"]
-    rows += [f"| `{key.name}` | {key.default} | {key.doc.replace('|', chr(92) + '|')} |" for key in KEYS.values()]
+    rows += [f"| `{key.name}` | {key.default} | {key.doc.replace('|', chr(92) + '|')} |" for key in keys.values()]
     return "\n".join(rows) + "\n"

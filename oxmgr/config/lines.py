@@ -14,11 +14,19 @@ def find_lines(text: str) -> dict[Path, int]:
     return _Scan(text).run()
 
 
+def find_octals(text: str) -> set[Path]:
+    """The keys whose number is written as `0o27`; of that, too, tomllib tells only what it comes to."""
+    scan = _Scan(text)
+    scan.run()
+    return scan.octals
+
+
 class _Scan:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
         self.lines: dict[Path, int] = {}
+        self.octals: set[Path] = set()
         self._line = 1
         self._counted = 0
 
@@ -60,6 +68,8 @@ class _Scan:
             while self._more("}"):
                 self._pair(path)
         else:
+            if self.text.startswith("0o", self.at):
+                self.octals.add(path)
             while self.at < len(self.text) and self.text[self.at] not in ",]}#\n":
                 self.at += 1
 

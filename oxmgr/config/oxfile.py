@@ -3,22 +3,36 @@
 import json
 import os
 import tomllib
-from typing import Any
+from typing import Any, NamedTuple
 
-from oxmgr.config.command import SHELL, parse_command, program_error
-from oxmgr.config.cpus import count_cpus
-from oxmgr.config.env import expand, read_env_file
+from oxmgr.config import keys
+from oxmgr.config.command import SHELL, program_error
+from oxmgr.config.env import read_env_file
 from oxmgr.config.errors import ConfigError, Problem, error, nearest
-from oxmgr.config.keys import ALIASES, KEYS, LATER, LATER_TOP, ONLY_APP, Key
-from oxmgr.config.lines import Path, find_lines
+from oxmgr.config.limits import make_limits
+from oxmgr.config.lines import Path, find_lines, find_octals
+from oxmgr.config.sandbox import Caller, Tell, make_sandbox, this_caller
+from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.graph import find_cycle, start_order
-from oxmgr.model.signals import signal_names, signal_number
-from oxmgr.model.spec import ALWAYS, NAME_LIMIT, NEVER, ON_FAILURE, STARTED, Spec, name_error
+from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
 
 FILE = "oxfile.toml"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
+MAKERS = {"limits": make_limits, "sandbox": make_sandbox}
+"""What makes a field of Spec of each sub-table in keys.TABLES."""
+
 Table = dict[str, object]
+
+
+class Placed(NamedTuple):
+    value: object
+    where: Path
+    """Where it stands in the file, by the names that the user wrote."""
+
+
+Layer = dict[Path, Placed]
+"""By key, `("instances",)` or `("limits", "memory_mb")`, under its proper name."""
 
 
 def find_oxfile(explicit: str | None, cwd: str, environ: dict[str, str]) -> str:
@@ -42,8 +56,13 @@ def load_oxfile(
     environ: dict[str, str],
     profile: str | None = None,
     only: list[str] | None = None,
+    caller: Caller | None = None,
 ) -> list[Spec]:
-    """The apps of a file, dependencies first. `environ` is the caller's, for `$VAR` and for PATH."""
+    """The apps of a file, dependencies first.
+
+    `environ` is the caller's, for `$VAR` and for PATH. `caller`: by whose rights it is judged what an app may ask for;
+    None: those of this process.
+    """
     try:
         with open(path, "rb") as file:
             text = file.read().decode()
@@ -55,7 +74,7 @@ def load_oxfile(
         raise error("is not UTF-8 text", f"{path}:{line}") from None
     except tomllib.TOMLDecodeError as failed:
         raise _syntax_error(path, text, failed) from None
-    return _Oxfile(path, find_lines(text), environ, profile).load(data, only)
+    return _Oxfile(path, text, environ, profile, caller or this_caller()).load(data, only)
 
 
 def _syntax_error(path: str, text: str, failed: tomllib.TOMLDecodeError) -> ConfigError:
@@ -72,25 +91,27 @@ def _syntax_error(path: str, text: str, failed: tomllib.TOMLDecodeError) -> Conf
 class _Oxfile:
     """One reading of one file; collects the problems."""
 
-    def __init__(self, path: str, lines: dict[Path, int], environ: dict[str, str], profile: str | None) -> None:
+    def __init__(self, path: str, text: str, environ: dict[str, str], profile: str | None, caller: Caller) -> None:
         self.path = path
         self.folder = os.path.dirname(os.path.abspath(path))
-        self.lines = lines
+        self.lines = find_lines(text)
+        self.octals = find_octals(text) if "0o" in text else set()
         self.environ = environ
+        self.reader = Reader(self.folder, environ)
         self.profile = profile
+        self.caller = caller
         self.problems: list[Problem] = []
 
     # --- the file ---
 
     def load(self, data: Table, only: list[str] | None) -> list[Spec]:
         for key in data:
-            if key in LATER_TOP:
+            if key in keys.LATER_TOP:
                 self.fail((key,), "is not in this version of oxmgr: take it out")
             elif key not in ("processes", "defaults"):
                 self.fail((key,), f"unknown key{nearest(key, ['processes', 'defaults'])}")
         tables = self.table(data.get("processes", {}), ("processes",))
-        defaults = self.table(data.get("defaults", {}), ("defaults",))
-        self.check_keys(defaults, ("defaults",), ONLY_APP)
+        defaults = self.layer(data.get("defaults", {}), ("defaults",), keys.ONLY_APP)
         if not tables and not self.problems:
             self.fail(("processes",), "no app: write a [processes.NAME] table with a command")
         specs: dict[str, Spec] = {}
@@ -100,11 +121,10 @@ class _Oxfile:
             path = ("processes", name)
             wrong = name_error(name)
             if wrong:
-                self.fail(path, f"the name {_cut(name)!r} {wrong}")
+                self.fail(path, f"the name {cut(name)!r} {wrong}")
                 continue
-            table = self.table(value, path)
-            merged = self.merge(defaults, table, path)
-            if merged.get("disabled", (False, path))[0] is True:
+            merged = self.merge(defaults, value, path)
+            if ("disabled",) in merged and merged["disabled",].value is True:
                 disabled.add(name)
                 continue
             spec = self.app(name, merged)
@@ -145,196 +165,136 @@ class _Oxfile:
         if cycle:
             self.fail(("processes", cycle[0], "depends_on"), f"goes in a circle: {' → '.join(cycle)}")
 
-    def merge(self, defaults: Table, table: Table, path: Path) -> dict[str, tuple[object, Path]]:
-        """key → (value, where it stands): defaults, then the app, then its profile; `env` key by key."""
-        layers = [(defaults, ("defaults",)), (table, path)]
-        self.check_keys(table, path, frozenset())
-        profiles = self.table(table.get("profiles", {}), (*path, "profiles"))
-        for name, value in profiles.items():
-            where = (*path, "profiles", name)
-            self.check_keys(self.table(value, where), where, frozenset(("profiles",)))
-        if self.profile in profiles and isinstance(profiles[self.profile], dict):
-            layers.append((profiles[self.profile], (*path, "profiles", str(self.profile))))  # type: ignore[arg-type]
-        merged: dict[str, tuple[object, Path]] = {}
-        env: dict[str, tuple[object, Path]] = {}
-        for layer, where in layers:
-            if "restart" in layer or "restart_on_exit" in layer:
-                merged.pop("restart", None)
-                merged.pop("restart_on_exit", None)
-            for key, value in layer.items():
-                key = ALIASES.get(key, key)
-                if key == "env" and isinstance(value, dict):
-                    env.update((name, (one, (*where, "env", name))) for name, one in value.items())
-                else:
-                    merged[key] = value, (*where, key)
-        if "env" not in merged:
-            merged["env"] = env, (*path, "env")
+    # --- its layers: defaults, then an app, then a profile ---
+
+    def merge(self, defaults: Layer, value: object, place: Path) -> Layer:
+        """What an app is to be, key by key; of a profile that was not chosen, only the keys are looked at."""
+        layers = [defaults, self.layer(value, place, frozenset())]
+        profiles = self.table(value.get("profiles", {}), (*place, "profiles")) if isinstance(value, dict) else {}
+        for name, table in profiles.items():
+            profile = self.layer(table, (*place, "profiles", name), frozenset(("profiles",)))
+            if name == self.profile:
+                layers.append(profile)
+        merged: Layer = {}
+        for layer in layers:
+            if ("restart",) in layer or ("restart_on_exit",) in layer:
+                merged.pop(("restart",), None)
+                merged.pop(("restart_on_exit",), None)
+            merged.update(layer)
         return merged
 
-    def check_keys(self, table: Table, path: Path, not_here: frozenset[str]) -> None:
-        for key in table:
+    def layer(self, value: object, place: Path, not_here: frozenset[str]) -> Layer:
+        """The keys of one table and its sub-tables. `not_here`: those that this one cannot have."""
+        written: dict[Path, object] = {}
+        for key, one in self.table(value, place).items():
             if key in not_here:
-                self.fail((*path, key), "makes no sense here: put it in the app's own table")
-            elif key in LATER:
-                self.fail((*path, key), "is not in this version of oxmgr: take it out")
-            elif key not in KEYS and key not in ALIASES:
-                self.fail((*path, key), f"unknown key{nearest(key, [*KEYS, *ALIASES])}")
-        for alias, name in ALIASES.items():
-            if alias in table and name in table:
-                self.fail((*path, alias), f"is the same as {name}: write one of them")
+                self.fail((*place, key), "makes no sense here: put it in the app's own table")
+            elif key in keys.LATER:
+                self.fail((*place, key), "is not in this version of oxmgr: take it out")
+            elif keys.is_table(key):
+                what = "a table of variables" if key == keys.VARIABLES else "a table"
+                written.update(((key, name), each) for name, each in self.table(one, (*place, key), what).items())
+            else:
+                written[key,] = one
+        layer: Layer = {}
+        for path, one in written.items():
+            meant = keys.ALIASES.get(path, path)
+            if keys.find_key(meant) is None:
+                self.fail((*place, *path), f"unknown key{_suggestion(path)}")
+            elif meant != path and meant in written:
+                self.fail((*place, *path), f"is the same as {'.'.join(meant)}: write one of them")
+            else:
+                layer[meant] = Placed(one, (*place, *path))
+        return layer
 
     # --- an app ---
 
-    def app(self, name: str, values: dict[str, tuple[object, Path]]) -> Spec | None:
+    def app(self, name: str, merged: Layer) -> Spec | None:
         before = len(self.problems)
-        if "command" not in values:
+        if ("command",) not in merged:
             self.fail(("processes", name), "has no command: write what to run")
             return None
-        read: dict[str, object] = {}
-        for key, (value, path) in values.items():
-            if key in KEYS and key not in ("disabled", "profiles"):
-                try:
-                    read[key] = self.value(KEYS[key], value, path)
-                except ValueError as wrong:
-                    self.fail(path, str(wrong))
+        read, tables = self.read(merged)
+        for table, make in MAKERS.items():
+            if table in tables and len(self.problems) == before:
+                read[table] = make(tables[table], self.caller, self.teller(table, merged))
         if len(self.problems) > before:
             return None
-        env = dict(read.pop("env"))  # type: ignore[call-overload]
+        env: dict[str, Any] = tables.get(keys.VARIABLES, {})
         env_file = read.pop("env_file", None)
         if isinstance(env_file, str):
             try:
                 env = read_env_file(env_file) | env
             except ConfigError as wrong:
-                self.fail(values["env_file"][1], str(wrong))
+                self.fail(merged["env_file",].where, str(wrong))
         folder = str(read.pop("working_dir", self.folder))
         if not os.path.isdir(folder):
-            self.fail(values.get("working_dir", (0, ("processes", name)))[1], f"the folder {folder} does not exist")
+            where = merged["working_dir",].where if ("working_dir",) in merged else ("processes", name)
+            self.fail(where, f"the folder {folder} does not exist")
         parsed: Any = read.pop("command")
         argv, command = parsed
-        self.check_program(argv, folder, env, values["command"][1])
-        read["restart"] = self.restart(read, values)
+        self.check_program(argv, folder, env, merged["command",].where)
+        read["restart"] = self.restart(read, merged)
         read.pop("restart_on_exit", None)
         if len(self.problems) > before:
             return None
         return Spec(name, command, argv, folder, env=env, **read)  # type: ignore[arg-type]
 
-    def restart(self, read: Table, values: dict[str, tuple[object, Path]]) -> object:
+    def read(self, merged: Layer) -> tuple[Table, dict[str, Table]]:
+        """The values of an app's own keys, and those of each of its sub-tables."""
+        own: Table = {}
+        tables: dict[str, Table] = {}
+        for path, (value, where) in merged.items():
+            key = keys.find_key(path)
+            if key is None or path == ("profiles",):
+                continue
+            if key.kind == "umask" and isinstance(value, int) and where in self.octals:
+                value = f"0o{value:o}"
+            try:
+                found = self.reader.read(key, value)
+            except ValueError as wrong:
+                self.fail(where, str(wrong))
+                continue
+            if len(path) == 1:
+                own[path[0]] = found
+            else:
+                tables.setdefault(path[0], {})[path[1]] = found
+        own.pop("disabled", None)
+        return own, tables
+
+    def teller(self, table: str, merged: Layer) -> Tell:
+        """Of several keys, the line is that of one outside of [defaults]: what is there may be right for others."""
+
+        def tell(message: str, *names: str) -> None:
+            places = [merged[table, name].where for name in names]
+            self.fail(next((place for place in places if place[0] != "defaults"), places[0]), message)
+
+        return tell
+
+    def restart(self, read: Table, merged: Layer) -> object:
         """The policy that both spellings ask for."""
         on_exit = read.get("restart_on_exit")
         meant = {True: ALWAYS, False: NEVER}.get(on_exit) if isinstance(on_exit, bool) else None
         if "restart" in read and meant is not None and meant != read["restart"]:
             self.fail(
-                values["restart_on_exit"][1], f"says {meant!r}, but restart says {read['restart']!r}: write one of them"
+                merged["restart_on_exit",].where,
+                f"says {meant!r}, but restart says {read['restart']!r}: write one of them",
             )
         return read.get("restart") or meant or ON_FAILURE
 
-    def check_program(self, argv: list[str], folder: str, env: dict[str, str], path: Path) -> None:
+    def check_program(self, argv: list[str], folder: str, env: dict[str, str], place: Path) -> None:
         if argv[0] == SHELL or not os.path.isdir(folder):
             return
         wrong = program_error(argv, folder, env.get("PATH") or self.environ.get("PATH") or DEFAULT_PATH)
         if wrong:
-            self.fail(path, wrong)
-
-    # --- a value, by the kind of its key; ValueError is what is wrong with it ---
-
-    def value(self, key: Key, value: object, path: Path) -> object:
-        return getattr(self, f"_{key.kind}")(key, value)
-
-    def _command(self, key: Key, value: object) -> object:
-        if isinstance(value, str) or _is_words(value):
-            return parse_command(value)  # type: ignore[arg-type]
-        raise ValueError(_expected("a string or an array of strings", value))
-
-    def _path(self, key: Key, value: object) -> object:
-        if not isinstance(value, str) or not value:
-            raise ValueError(_expected("a path", value))
-        if "\0" in value:
-            raise ValueError("a path cannot hold a NUL")
-        return os.path.normpath(os.path.join(self.folder, expand(value, self.environ)))
-
-    def _instances(self, key: Key, value: object) -> object:
-        return count_cpus() if value == "max" else self._int(key, value, 'a number or "max"')
-
-    def _int(self, key: Key, value: object, what: str = "a whole number") -> object:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(_expected(what, value))
-        return _in_range(key, value)
-
-    def _number(self, key: Key, value: object) -> object:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError(_expected("a number", value))
-        return float(_in_range(key, value))
-
-    def _bool(self, key: Key, value: object) -> object:
-        if not isinstance(value, bool):
-            raise ValueError(_expected("true or false", value))
-        return value
-
-    def _choice(self, key: Key, value: object) -> object:
-        if value not in key.choices:
-            words = ", ".join(f'"{choice}"' for choice in key.choices)
-            raise ValueError(f"expected one of {words}, got {_show(value)}{nearest(str(value), list(key.choices))}")
-        return value
-
-    def _codes(self, key: Key, value: object) -> object:
-        if not isinstance(value, list):
-            raise ValueError(_expected("an array of exit codes", value))
-        return [self._int(key, code, "an exit code") for code in value]
-
-    def _signal(self, key: Key, value: object) -> object:
-        number = signal_number(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
-        if number is None:
-            raise ValueError(f"there is no signal {_show(value)}{nearest(str(value).upper(), signal_names())}")
-        return number
-
-    def _namespace(self, key: Key, value: object) -> object:
-        if not isinstance(value, str):
-            raise ValueError(_expected("a string", value))
-        wrong = name_error(value)
-        if wrong:
-            raise ValueError(f"the namespace {_cut(value)!r} {wrong}")
-        return value
-
-    def _depends(self, key: Key, value: object) -> object:
-        if _is_words(value):
-            return dict.fromkeys(value, STARTED)  # type: ignore[call-overload]
-        if not isinstance(value, dict):
-            raise ValueError(_expected('names, or a table of them like { db = "started" }', value))
-        for name, condition in value.items():
-            if condition == "ready":
-                raise ValueError(f'{name} = "ready" is not in this version of oxmgr: "started" and "exited" are')
-            if condition not in key.choices:
-                raise ValueError(f'{name}: expected "started" or "exited", got {_show(condition)}')
-        return value
-
-    def _env(self, key: Key, value: object) -> object:
-        if not isinstance(value, dict):
-            raise ValueError(_expected("a table of variables", value))
-        env: dict[str, str] = {}
-        for name, (one, path) in value.items():
-            if not name or "=" in name or "\0" in name:
-                self.fail(path, f"{name!r} cannot be a variable's name")
-            elif isinstance(one, bool):
-                env[name] = "true" if one else "false"
-            elif isinstance(one, int | float):
-                env[name] = str(one)
-            elif not isinstance(one, str):
-                self.fail(path, _expected("a string, number or boolean", one))
-            elif "\0" in one:
-                self.fail(path, "a variable cannot hold a NUL")
-            else:
-                try:
-                    env[name] = expand(one, self.environ)
-                except ValueError as wrong:
-                    self.fail(path, str(wrong))
-        return env
+            self.fail(place, wrong)
 
     # --- problems ---
 
-    def table(self, value: object, path: Path) -> Table:
+    def table(self, value: object, path: Path, what: str = "a table") -> Table:
         if isinstance(value, dict):
             return value
-        self.fail(path, _expected("a table", value))
+        self.fail(path, expected(what, value))
         return {}
 
     def fail(self, path: Path, message: str) -> None:
@@ -342,36 +302,19 @@ class _Oxfile:
         self.problems.append(Problem(f"{self.path}:{line}", ".".join(map(_quoted, path)), message))
 
 
-def _is_words(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
-
-
-def _in_range(key: Key, value: float) -> float:
-    if not key.low <= value <= key.high:
-        raise ValueError(f"expected {key.low:g} to {key.high:.15g}, got {value}")
-    return value
+def _suggestion(path: Path) -> str:
+    """For a key that is not known where it stands: where it is, or the nearest one that is."""
+    name = path[-1]
+    if len(path) > 1 and name in keys.KEYS:
+        return "; it belongs in the app's own table, above this one"
+    for table, inner in keys.TABLES.items():
+        if name in inner:
+            return f"; it belongs in {table}: {table}.{name}"
+    return nearest(name, keys.known_beside(path))
 
 
 def _quoted(key: str) -> str:
     """As it stands in the file, and on one line."""
-    key = _cut(key)
+    key = cut(key)
     bare = key and all(char.isascii() and (char.isalnum() or char in "_-") for char in key)
     return key if bare else json.dumps(key, ensure_ascii=False)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= NAME_LIMIT + 8 else f"{name[:NAME_LIMIT]}…"
-
-
-def _expected(what: str, value: object) -> str:
-    return f"expected {what}, got {_show(value)}"
-
-
-def _show(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return "an array"
-    return f'"{value}"' if isinstance(value, str) else str(value)
