@@ -40,7 +40,7 @@ def read_cpus(text: str, host: set[int]) -> str:
     for part in text.split(","):
         first, dash, last = (word.strip() for word in part.partition("-"))
         if not _is_number(first) or not _is_number(last if dash else first):
-            raise ValueError(f'expected CPUs as "0-3,8", got "{text}"')
+            raise ValueError(f'expected CPUs as "0-3,8", got "{text[:80]}"')
         low, high = int(first), int(last if dash else first)
         if low > high:
             raise ValueError(f"the range {low}-{high} goes backwards: write {high}-{low}")

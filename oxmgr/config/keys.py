@@ -29,7 +29,7 @@ KEYS = {
         Key("command", "command", "required", "a string: run directly when it holds no shell syntax, else by `/bin/sh -c`; an array: run directly"),
         Key("working_dir", "path", "the file's folder", "where it runs; `cwd` is the same"),
         Key("instances", "instances", "1", 'how many copies, or `"max"`: the CPUs that may be used (affinity and cgroup quota)', 1, 10_000),
-        Key("env", "env", "", "variables: strings, numbers or booleans; they win over `env_file`"),
+        Key("env", "variables", "", "variables: strings, numbers or booleans; they win over `env_file`"),
         Key("env_file", "path", "", "a dotenv file"),
         Key("restart_on_exit", "bool", "absent", "true: restart on any exit; false: never; absent: when it failed"),
         Key("restart", "choice", "on-failure", "the long spelling of `restart_on_exit`", choices=RESTARTS),
@@ -48,8 +48,8 @@ KEYS = {
         Key("profiles", "profiles", "", "tables of other values, chosen by `--env NAME`"),
         Key("log_file", "path", "in the log folder", "where stdout goes, and stderr too if `error_log_file` is absent"),
         Key("error_log_file", "path", "in the log folder", "where stderr goes"),
-        Key("limits", "table", "", "what it may use"),
-        Key("sandbox", "table", "", "with which rights it runs; `user` is the same as `sandbox.user`"),
+        Key("limits", "table", "", "a table: what each instance may use, with all of its processes"),
+        Key("sandbox", "table", "", "a table: with which rights it runs; `user` beside it is the same as `sandbox.user`"),
     )
 }  # fmt: skip
 
@@ -63,12 +63,12 @@ _LIMITS = (
     Key("cpu_quota_percent", "number", "", "CPU time that it gets at most; 100 is one CPU", 1, PERCENT),
     Key("cpu_weight", "int", "100", "its share of the CPU where there is not enough for all", 1, 10_000),
     # PID_MAX_LIMIT of the kernel.
-    Key("tasks_max", "int", "", "processes and threads", 1, 4_194_304),
+    Key("tasks_max", "int", "", "processes and threads at a time", 1, 4_194_304),
     Key("io_weight", "int", "100", "its share of the disk where there is not enough for all", 1, 10_000),
     Key("cpus", "cpus", "", 'the CPUs that it may run on, as `"0-3,8"`'),
     # stdin, stdout, stderr, what a dynamic loader and an interpreter open, an event loop's own: below 16 programs end
     # before they can say why.
-    Key("open_files", "int", "the daemon's", "file descriptors a process", 16, 1_000_000_000),
+    Key("open_files", "int", "the daemon's", "file descriptors that each process may have", 16, 1_000_000_000),
     Key("core_mb", "number", "the daemon's", "the size of a core dump; 0: none", 0, PETABYTE_MB),
     Key("nice", "int", "the daemon's", "-20: first in the queue for a CPU; 19: last", -20, 19),
     Key("oom_score_adj", "int", "the daemon's", "when the host runs out of memory: 1000: killed first; -1000: never", -1000, 1000),

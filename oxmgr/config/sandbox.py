@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from oxmgr.config.errors import nearest
+from oxmgr.config.values import show
 from oxmgr.model.spec import Sandbox
 
 ID_LIMIT = 2**31 - 1
@@ -103,7 +104,7 @@ def _passwd_entry(wanted: object) -> pwd.struct_passwd | None:
     number = _number("user", wanted)
     if number is None:
         near = nearest(str(wanted), [one.pw_name for one in pwd.getpwall()])
-        raise ValueError(f'there is no user "{wanted}" on this host{near}')
+        raise ValueError(f"there is no user {show(wanted)} on this host{near}")
     try:
         return pwd.getpwuid(number)
     except KeyError:
@@ -120,7 +121,7 @@ def _find_group(wanted: object) -> int:
     number = _number("group", wanted)
     if number is None:
         near = nearest(str(wanted), [one.gr_name for one in grp.getgrall()])
-        raise ValueError(f'there is no group "{wanted}" on this host{near}')
+        raise ValueError(f"there is no group {show(wanted)} on this host{near}")
     return number
 
 

@@ -1,5 +1,6 @@
 """A value as a user writes it → what it means, by the kind of its key."""
 
+import json
 import os
 
 from oxmgr.config.command import parse_command
@@ -180,10 +181,14 @@ def expected(what: str, value: object) -> str:
 
 
 def show(value: object) -> str:
+    """On one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
         return "an array"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        text = cut(value)
+        return f'"{text}"' if text.isprintable() else json.dumps(text, ensure_ascii=False)
+    return str(value)

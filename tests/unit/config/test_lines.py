@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxmgr.config.lines import Path, find_lines
+from oxmgr.config.lines import Path, find_lines, find_octals
 
 TEXT = '''# a comment with [brackets] = "and quotes
 top = 1
@@ -67,6 +67,11 @@ def test_every_key_has_its_line() -> None:
         "many": 22,
         "many.p": 23,
     }
+
+
+def test_which_numbers_are_written_in_octal() -> None:
+    text = 'a = 0o27\nb = 23\nc = "0o27" # 0o1\n[t]\nd = {e = 0o7, f = 0x7}\ng.h = 0o0\n'
+    assert find_octals(text) == {("a",), ("t", "d", "e"), ("t", "g", "h")}
 
 
 words = st.text("ab-\"'\\#[]{}=., \néß\t", max_size=6)

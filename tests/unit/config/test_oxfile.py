@@ -248,6 +248,7 @@ WRONG_VALUES = [
         "depends_on",
         'app = "ready" is not in this version of oxmgr: "started" and "exited" are',
     ),
+    ("disabled = 1", "disabled", "expected true or false, got 1"),
     ("profiles = 1", "profiles", "expected a table, got 1"),
     (
         'restart = "never"\nrestart_on_exit = true',
