@@ -27,6 +27,7 @@ from oxmgr.model.places import Places, find_places
 NOT_HANDED_ON = ("TERM", "PWD", "OLDPWD", "SHLVL", "_", "OXMGR_APP", "OXMGR_INSTANCE_ID", "NODE_APP_INSTANCE")
 NOT_HANDED_ON_PREFIXES = ("SSH_", "XDG_SESSION")
 LAST_LINES = 10
+ON_THE_WAY = ("waiting", "starting", "stopping")
 
 
 def my_places() -> Places:
@@ -50,11 +51,26 @@ def ask(connection: Connection, request: Request) -> Reply:
     """The final reply; on a terminal, with a line on how far it is."""
     line = ProgressLine()
 
-    def show(progress: Progress) -> None:
-        line.show(f"{progress.instance}: {progress.status}" + (f" ({progress.reason})" if progress.reason else ""))
+    def show(progress: "Progress | InstanceView") -> None:
+        name = progress.instance if isinstance(progress, Progress) else progress.name
+        line.show(f"{name}: {progress.status}" + (f" ({progress.reason})" if progress.reason else ""))
+
+    def show_who_is_waited_for() -> None:
+        try:
+            second = connect(my_places())
+            reply = second.request(GetInstances())
+            second.close()
+        except (NoDaemon, Refused):
+            return
+        assert isinstance(reply, Instances)
+        for view in reply.instances:
+            if view.status in ON_THE_WAY:
+                show(view)
+                return
 
     try:
-        return connection.request(request, show)
+        # Progress tells of what changes; of what does not, nobody would know whom it waits for.
+        return connection.request(request, show, show_who_is_waited_for if line.wanted else None)
     except KeyboardInterrupt:
         line.clear()
         sys.stderr.write("oxmgr: interrupted; the daemon goes on with what it was asked for\n")

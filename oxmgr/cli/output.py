@@ -206,10 +206,10 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._shown = False
-        self._wanted = os.isatty(2)
+        self.wanted = os.isatty(2)
 
     def show(self, text: str) -> None:
-        if self._wanted:
+        if self.wanted:
             width = (terminal_width(2) or 80) - 1
             sys.stderr.write(f"\r\x1b[K{printable(text)[:width]}")
             sys.stderr.flush()

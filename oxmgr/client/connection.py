@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import sys
 from _socket import AF_UNIX, SO_SNDTIMEO, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _reply = Decoder(Reply)
+
+QUIET = 0.3
 
 
 class NoDaemon(Exception):
@@ -51,9 +54,17 @@ class Connection:
         # From here on the daemon answers when what was asked for has happened, however long that takes.
         sock.settimeout(None)
 
-    def request(self, request: Request, progress: "Callable[[Progress], None] | None" = None) -> Reply:
-        """The final reply. Raises Refused, or NoDaemon when the daemon ends before it has answered."""
+    def request(
+        self,
+        request: Request,
+        progress: "Callable[[Progress], None] | None" = None,
+        quiet: "Callable[[], None] | None" = None,
+    ) -> Reply:
+        """The final reply. Raises Refused, or NoDaemon when the daemon ends before it has answered. `quiet` is called
+        when it has said nothing for QUIET seconds."""
         self._send(request)
+        if quiet is not None and not select.select([self._sock], [], [], QUIET)[0]:
+            quiet()
         while True:
             reply = self._receive()
             if isinstance(reply, Failed):

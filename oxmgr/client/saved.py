@@ -82,7 +82,7 @@ def _read(
     try:
         with open(path, "rb") as file:
             payloads, wrong, _ = read_records(kind, file.read())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return [], []
     except Newer as error:
         return [], [f"{path} cannot be read: {error}"]

@@ -1,0 +1,111 @@
+"""The command `oxmgr`, as a user types it."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oxmgr.client.connection import NoDaemon, connect
+from oxmgr.model.messages import Apply, StopDaemon
+from tests.conftest import DEADLINE, Home, children
+
+COMMAND = f"{os.path.dirname(sys.executable)}/oxmgr"
+Result = subprocess.CompletedProcess[str]
+
+
+class Ox:
+    """Runs commands in a project's folder, in a home of their own."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.folder = home.folder / "project"
+        self.folder.mkdir()
+        self.env = dict(home.env)
+        self._known = set(children())
+
+    def __call__(self, *words: str, code: int | None = 0, cwd: Path | None = None, **options: Any) -> Result:
+        """The result of a command that must end with that code (None: any)."""
+        done = subprocess.run(
+            [COMMAND, *words],
+            cwd=cwd or self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=3 * DEADLINE,
+            check=False,
+            **{"stdin": subprocess.DEVNULL} | options if "input" not in options else options,
+        )
+        assert code is None or done.returncode == code, (words, done)
+        assert "Traceback (most" not in done.stderr or "oxmgr/cli" not in done.stderr, done
+        return done
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self(*words, "--json", code=code).stdout)
+
+    def popen(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([COMMAND, *words], cwd=self.folder, env=self.env, **options)
+
+    def file(self, name: str, text: str, mode: int = 0o644) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    def app(self, name: str, text: str) -> Path:
+        """An executable script."""
+        return self.file(name, f"#!/bin/sh\n{text}\n", 0o755)
+
+    def oxfile(self, text: str) -> Path:
+        return self.file("oxfile.toml", text)
+
+    def daemon(self) -> int | None:
+        """The pid of the daemon that answers, if one does."""
+        try:
+            connection = connect(self.home.places)
+        except NoDaemon:
+            return None
+        connection.close()
+        return connection.daemon.pid
+
+    def end(self) -> None:
+        """Of the daemon that a command has started; the fixture of the home ends the other kind."""
+        started = None if self.home.daemon is None else self.home.daemon.pid
+        pid = self.daemon()
+        if pid is None and self.home.daemon is not None:
+            self.home.daemon.wait(DEADLINE)
+        elif pid != started:
+            self.home.request(Apply([], prune=True))
+            self.home.request(StopDaemon())
+        # A daemon tells before its last instruction that it ends, and so does one that could not start.
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            left = [child for child in children() if child not in self._known and child != started]
+            if not left:
+                return
+            for child in left:
+                handle = os.pidfd_open(child)
+                select.select([handle], [], [], end - time.monotonic())
+                os.close(handle)
+                os.waitpid(child, os.WNOHANG)
+
+
+@pytest.fixture
+def empty(empty_home: Home) -> Iterator[Ox]:
+    """No daemon runs; whatever a command starts is ended."""
+    ox = Ox(empty_home)
+    yield ox
+    ox.end()
+
+
+@pytest.fixture
+def ox(empty: Ox) -> Ox:
+    """With a daemon."""
+    empty.home.start_daemon()
+    return empty
