@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone, and would not read why.
+        _drop_unread()
         return FAILED
     except UnicodeEncodeError:
         return _fail("what was typed, or the environment, holds bytes that are not UTF-8: oxmgr keeps text only", WRONG)
@@ -82,8 +83,16 @@ def _fail(text: str, code: int) -> int:
         for line in text.splitlines():
             sys.stderr.write(f"oxmgr: {line}\n")
     except BrokenPipeError:
-        pass
+        _drop_unread()
     return code
+
+
+def _drop_unread() -> None:
+    """What nobody reads of our errors goes nowhere, so that the last flush does not fail on it again."""
+    try:
+        sys.stderr.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)
 
 
 def _open_standard_files() -> None:

@@ -76,24 +76,24 @@ class Ox:
 
     def end(self) -> None:
         """Of the daemon that a command has started; the fixture of the home ends the other kind."""
-        started = None if self.home.daemon is None else self.home.daemon.pid
         pid = self.daemon()
-        if pid is None and self.home.daemon is not None:
-            self.home.daemon.wait(DEADLINE)
-        elif pid != started:
+        if self.home.daemon is not None and pid in (None, self.home.daemon.pid):
+            if pid is None:
+                self.home.daemon.wait(DEADLINE)
+            return
+        if pid is not None:
             self.home.request(Apply([], prune=True))
             self.home.request(StopDaemon())
-        # A daemon tells before its last instruction that it ends, and so does one that could not start.
+        # It tells before its last instruction that it ends, and so does one that could not start.
         end = time.monotonic() + DEADLINE
-        while time.monotonic() < end:
-            left = [child for child in children() if child not in self._known and child != started]
-            if not left:
-                return
+        while left := [child for child in children() if child not in self._known]:
             for child in left:
                 handle = os.pidfd_open(child)
-                select.select([handle], [], [], end - time.monotonic())
+                ready = select.select([handle], [], [], max(0, end - time.monotonic()))[0]
                 os.close(handle)
-                os.waitpid(child, os.WNOHANG)
+                if not ready:
+                    return  # the fixture that all tests have says so
+                os.waitpid(child, 0)
 
 
 @pytest.fixture
