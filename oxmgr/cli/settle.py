@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BEGAN = time.monotonic()
 AT_LEAST = 0.1
 SINCE_BEGIN = 0.25
+FEW = 20
+"""So many are watched for the longer of the two times; a hundred take long enough to start."""
 YOUNG_MS = 1000
 WATCHED_LIMIT = 500
 
@@ -31,7 +33,9 @@ def settle(connection: Connection, done: Done, places: Places) -> None:
     first = {view.name: view for view in young[:WATCHED_LIMIT]}
     if not first:
         return
-    end = max(time.monotonic() + AT_LEAST, BEGAN + SINCE_BEGIN)
+    end = time.monotonic() + AT_LEAST
+    if len(first) <= FEW:
+        end = max(end, BEGAN + SINCE_BEGIN)
     now = dict(first)
     watched: dict[int, str] = {}
     gone = _watch(first.values(), watched)

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,11 @@ from tests.conftest import DEADLINE, Home, children
 
 COMMAND = f"{os.path.dirname(sys.executable)}/oxmgr"
 Result = subprocess.CompletedProcess[str]
+
+
+def hear_ctrl_c() -> None:
+    """Also where these tests are run by a shell in the background, which has everything below it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Ox:
@@ -50,7 +56,7 @@ class Ox:
         return json.loads(self(*words, "--json", code=code).stdout)
 
     def popen(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([COMMAND, *words], cwd=self.folder, env=self.env, **options)
+        return subprocess.Popen([COMMAND, *words], cwd=self.folder, env=self.env, preexec_fn=hear_ctrl_c, **options)
 
     def file(self, name: str, text: str, mode: int = 0o644) -> Path:
         path = self.folder / name

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEADLINE, wait_until
-from tests.integration.conftest import COMMAND, Ox
+from tests.integration.conftest import COMMAND, Ox, hear_ctrl_c
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -26,6 +26,7 @@ class Terminal:
         self.ours, self.theirs = os.openpty()
         fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.text = ""
+        self._process: subprocess.Popen[bytes] | None = None
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -38,7 +39,7 @@ class Terminal:
 
     def run(self, ox: Ox, *words: str, **env: str) -> subprocess.Popen[bytes]:
         """A session leader whose terminal this is, so that what is pressed becomes its signals."""
-        return subprocess.Popen(
+        self._process = subprocess.Popen(
             [COMMAND, *words],
             cwd=ox.folder,
             env={**ox.env, "TERM": "xterm", **env},
@@ -46,14 +47,23 @@ class Terminal:
             stdout=self.theirs,
             stderr=self.theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,
+            preexec_fn=self._take,
         )
+        return self._process
+
+    def _take(self) -> None:
+        """In the new process: make this its terminal."""
+        hear_ctrl_c()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def press(self, key: bytes) -> None:
         os.write(self.ours, key)
 
     def close(self) -> None:
         if self.theirs >= 0:
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
+                self._process.wait(DEADLINE)
             os.close(self.theirs)
             self.theirs = -1
             self._reader.join(DEADLINE)
