@@ -1,7 +1,7 @@
-"""`oxmgr`, `python -m oxmgr`: the command line. With DAEMON as the first word: the daemon.
+"""`oxmgr`, `python -m oxmgr`: the command line. With DAEMON as the first word, the daemon; with one of HELPERS, that.
 
-Neither side imports the other. The daemon is this file run by its path in a bare interpreter (`python -I -S`), so
-that it has no site hooks and nobody's environment decides what it loads; the folders of its libraries are its
+None of them imports another. Daemon and helpers are this file run by its path in a bare interpreter (`python -I -S`),
+so that it has no site hooks and nobody's environment decides what it loads; the folders of the libraries are the
 second word.
 """
 
@@ -10,11 +10,12 @@ import os
 import sys
 
 DAEMON = "supervise"
+HELPERS = ("network",)
 
 
 def main() -> int:
     words = sys.argv[1:]
-    if words[:1] != [DAEMON]:
+    if __package__ or not words or words[0] not in (DAEMON, *HELPERS):
         # A command lives for milliseconds: what it leaves is the kernel's to clean up, so nothing is collected and
         # nothing torn down. That is a fifth of the time of `oxmgr list`.
         gc.disable()
@@ -24,6 +25,10 @@ def main() -> int:
         sys.stderr.flush()
         os._exit(code)
     sys.path[1:1] = words[1].split(":")
+    if words[0] in HELPERS:
+        module = f"oxmgr.helpers.{words[0]}"
+        __import__(module)
+        return int(sys.modules[module].main())
     from oxmgr.supervisor.daemon import main as run_daemon
 
     return run_daemon(group=int(words[2]), told=int(words[3]))

@@ -120,12 +120,13 @@ class Home:
         self.places: Places = find_places({"OXMGR_HOME": str(folder)}, os.getuid())
         self.env = {"PATH": os.environ["PATH"], "OXMGR_HOME": str(folder), "HOME": str(folder)}
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.wrap: list[str] = []
         self.connections: list[Connection] = []
 
-    def start_daemon(self, *, nofile: int | None = None, wrap: list[str] | None = None) -> int:
-        """The pid of a daemon that answers."""
+    def start_daemon(self, *, nofile: int | None = None) -> int:
+        """The pid of a daemon that answers; `wrap` is what it is started by."""
         reading, told = os.pipe()
-        argv = [*(wrap or []), *daemon_argv(told=told)]
+        argv = [*self.wrap, *daemon_argv(told=told)]
         if nofile is not None:
             argv = ["sh", "-c", f'ulimit -n {nofile}; exec "$@"', "sh", *argv]
         self.daemon = subprocess.Popen(argv, env=self.env, pass_fds=[told], stdin=subprocess.DEVNULL)
@@ -235,6 +236,26 @@ def empty_home(nothing_left: None) -> Iterator[Home]:
             home.end()
         finally:
             shutil.rmtree(folder)
+
+
+WITHOUT_CGROUPS = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'mount | sed -n "s/^.* on \\(.*\\) type cgroup2 .*/\\1/p" | xargs -r umount -l && exec "$@"',
+    "sh",
+]
+"""What starts a daemon on a host that has no cgroup v2 mounted."""
+
+
+@pytest.fixture(params=["cgroup", "walk"])
+def each_home(request: pytest.FixtureRequest, empty_home: "Home") -> "Home":
+    """A daemon on the first rung of keeping trees, and on the last."""
+    if request.param == "walk":
+        empty_home.wrap = WITHOUT_CGROUPS
+    empty_home.start_daemon()
+    return empty_home
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ state and the effects to carry out, in order. Times are seconds of the monotonic
 Whoever drives it carries out the effects: GATE (is there a dependency to wait for? answer Hold or Go), SPAWN
 (answer Spawned or SpawnFailed), SIGNAL (the stop signal, to whom `stop_mode` says), KILL (the tree, at once),
 and Note (tell whoever listens); and sends Tick when `deadline` has come, Exited when the main process has ended,
-Emptied when after that the rest of its tree has gone too.
+Emptied when after that the rest of its tree has gone too. Spawned and SpawnFailed may come later: until then it is
+`starting`, or `stopping` when it is not wanted any more.
 """
 
 from oxmgr.lifecycle.backoff import BASE_MS, restart_delay
@@ -38,8 +39,9 @@ class State(Struct, frozen=True, gc=False):
     """Where an instance stands.
 
     `then` is what follows a stop: nothing, START, or DECIDE (its main process had ended by itself and the rest of
-    its tree is being killed). `crashes` counts failures in a row, `streak` restarts in a row, `restarts` those
-    since the last reset. `exit_code` and `signal` are the last main process's. `reason` says why it is so.
+    its tree is being killed). `crashes` counts failures in a row, `streak` restarts in a row, `restarts` and
+    `oom_kills` those since the last reset. `exit_code`, `signal` and `cause` (what more is known of it) are the last
+    main process's. `reason` says why it is so.
     """
 
     status: str = is_.STOPPED
@@ -53,6 +55,8 @@ class State(Struct, frozen=True, gc=False):
     streak: int = 0
     exit_code: int | None = None
     signal: int | None = None
+    cause: str = ""
+    oom_kills: int = 0
     reason: str = ""
 
 
@@ -85,7 +89,10 @@ class Spawned(Struct, frozen=True, gc=False):
 
 
 class SpawnFailed(Struct, frozen=True, gc=False):
+    """`final`: there is no use in trying again."""
+
     reason: str
+    final: bool = False
 
 
 class Adopted(Struct, frozen=True, gc=False):
@@ -96,11 +103,24 @@ class Adopted(Struct, frozen=True, gc=False):
 
 
 class Exited(Struct, frozen=True, gc=False):
-    """The main process has ended; both None: how is not known. `empty`: nothing is left of its tree."""
+    """The main process has ended; both None: how is not known. `empty`: nothing is left of its tree. `oom_kills`: as
+    many times the kernel has killed of it because memory ran out, `cause` says whose."""
 
     exit_code: int | None
     signal: int | None
     empty: bool = True
+    oom_kills: int = 0
+    cause: str = ""
+
+
+class Remains(Struct, frozen=True, gc=False):
+    """Something of it was found alive, but not its main process."""
+
+
+class Exceeded(Struct, frozen=True, gc=False):
+    """It is above a soft limit; the reason says above which."""
+
+    reason: str
 
 
 class Emptied(Struct, frozen=True, gc=False):
@@ -115,8 +135,26 @@ class Reset(Struct, frozen=True, gc=False):
     """Counters back to zero."""
 
 
-Event = Start | Hold | Go | Stop | Restart | Spawned | SpawnFailed | Adopted | Exited | Emptied | Tick | Reset
-EVENTS = (Start, Hold, Go, Stop, Restart, Spawned, SpawnFailed, Adopted, Exited, Emptied, Tick, Reset)
+EVENTS = (
+    *(Start, Hold, Go, Stop, Restart, Spawned, SpawnFailed, Adopted, Remains),
+    *(Exited, Emptied, Exceeded, Tick, Reset),
+)
+Event = (
+    Start
+    | Hold
+    | Go
+    | Stop
+    | Restart
+    | Spawned
+    | SpawnFailed
+    | Adopted
+    | Remains
+    | Exited
+    | Emptied
+    | Exceeded
+    | Tick
+    | Reset
+)
 
 Effect = str | Note
 Step = tuple[State, tuple[Effect, ...]]
@@ -202,10 +240,22 @@ def _adopt(state: State, event: Adopted, spec: Spec, now: float, roll: float) ->
 
 
 def _spawn_failed(state: State, event: SpawnFailed, spec: Spec, now: float, roll: float) -> Step:
-    state = replace(state, exit_code=None, signal=None)
-    if spec.restart == NEVER:
+    state = replace(state, exit_code=None, signal=None, cause="")
+    if spec.restart == NEVER or event.final:
         return _give_up(state, event.reason)
     return _again(state, spec, now, roll, failed=True, reason=event.reason, at_least=BASE_MS / 1000.0)
+
+
+def _remains(state: State, event: Remains, spec: Spec, now: float, roll: float) -> Step:
+    reason = "what an earlier daemon left of it is being killed"
+    then = START if state.desired else ""
+    killing = replace(state, status=is_.STOPPING, pid=0, then=then, deadline=now + KILL_AGAIN, reason=reason)
+    return killing, (Note("killed", reason), KILL)
+
+
+def _exceeded(state: State, event: Exceeded, spec: Spec, now: float, roll: float) -> Step:
+    stopping, effects = _stopping(replace(state, restarts=state.restarts + 1), START, spec, now)
+    return stopping, (Note("limit", event.reason), *effects)
 
 
 def _stop(state: State, event: Stop, spec: Spec, now: float, roll: float) -> Step:
@@ -240,7 +290,24 @@ def _kill(state: State, event: Event, spec: Spec, now: float, roll: float) -> St
 
 def _ended(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
     """By itself, that is: nobody had asked for it."""
-    state = replace(state, pid=0, exit_code=event.exit_code, signal=event.signal)
+    state, notes = _take_end(state, event)
+    ended, effects = _ended_by_itself(state, event, spec, now, roll)
+    return ended, (*notes, *effects)
+
+
+def _take_end(state: State, event: Exited) -> Step:
+    state = replace(
+        state,
+        pid=0,
+        exit_code=event.exit_code,
+        signal=event.signal,
+        cause=event.cause,
+        oom_kills=state.oom_kills + event.oom_kills,
+    )
+    return state, (Note("oom", event.cause),) if event.oom_kills else ()
+
+
+def _ended_by_itself(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
     if now - state.started >= spec.restart_window_secs:
         state = replace(state, crashes=0, streak=0)
     if event.empty:
@@ -251,8 +318,11 @@ def _ended(state: State, event: Exited, spec: Spec, now: float, roll: float) -> 
 
 
 def _stopped_main(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
-    state = replace(state, pid=0, exit_code=event.exit_code, signal=event.signal)
-    return _emptied(state, event, spec, now, roll) if event.empty else (state, ())
+    state, notes = _take_end(state, event)
+    if not event.empty:
+        return state, notes
+    emptied, effects = _emptied(state, event, spec, now, roll)
+    return emptied, (*notes, *effects)
 
 
 def _emptied(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
@@ -267,7 +337,7 @@ def _emptied(state: State, event: Event, spec: Spec, now: float, roll: float) ->
 
 
 def _decide(state: State, spec: Spec, now: float, roll: float) -> Step:
-    code, reason = state.exit_code, describe_end(state.exit_code, state.signal)
+    code, reason = state.exit_code, state.cause or describe_end(state.exit_code, state.signal)
     final = code in spec.stop_exit_codes
     if final or spec.restart == NEVER or (code == 0 and spec.restart != ALWAYS):
         done = replace(state, status=is_.EXITED, deadline=None, then="", reason=reason)
@@ -299,12 +369,19 @@ def _give_up(state: State, reason: str) -> Step:
 
 
 def _reset(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
-    return replace(state, restarts=0, crashes=0, streak=0), (Note("reset"),)
+    return replace(state, restarts=0, crashes=0, streak=0, oom_kills=0), (Note("reset"),)
 
 
 # --- the table: what a row does not name is ignored in that status ---
 
-_DOWN: "dict[type, Cell]" = {Start: _begin, Stop: _unwanted, Restart: _begin, Adopted: _adopt, Reset: _reset}
+_DOWN: "dict[type, Cell]" = {
+    Start: _begin,
+    Stop: _unwanted,
+    Restart: _begin,
+    Adopted: _adopt,
+    Remains: _remains,
+    Reset: _reset,
+}
 
 _ROWS: "dict[str, dict[type, Cell]]" = {
     is_.STOPPED: _DOWN,
@@ -319,7 +396,7 @@ _ROWS: "dict[str, dict[type, Cell]]" = {
         Exited: _ended,
         Reset: _reset,
     },
-    is_.RUNNING: {Stop: _stop, Restart: _restart, Exited: _ended, Reset: _reset},
+    is_.RUNNING: {Stop: _stop, Restart: _restart, Exited: _ended, Exceeded: _exceeded, Reset: _reset},
     is_.BACKOFF: {Start: _begin, Stop: _unwanted, Restart: _begin, Tick: _respawn, Reset: _reset},
     is_.STOPPING: {
         Start: _start_after_stop,

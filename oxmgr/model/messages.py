@@ -135,7 +135,9 @@ class InstanceView(Struct):
 
     `pid` null: no process. `started_at` is Unix time in seconds. `cpu_percent` (of one core), `memory_bytes`
     and `tasks` are the tree's, read by whoever shows them, null where they are unknown. `signal` is the name
-    of the one that ended the last main process, else null.
+    of the one that ended the last main process, else null. `cgroup` is its folder in cgroup v2, null without one;
+    `oom_kills` how often the kernel killed of it because memory had run out, since the last reset; `limits` those that
+    are set; `warnings` what of its limits and sandbox this host does not hold.
     """
 
     name: str
@@ -160,6 +162,10 @@ class InstanceView(Struct):
     working_dir: str
     log_file: str
     error_log_file: str
+    cgroup: str | None = None
+    oom_kills: int = 0
+    limits: dict[str, float | str] = {}
+    warnings: list[str] = []
 
 
 class Instances(Struct, tag="instances"):
@@ -197,9 +203,9 @@ class DaemonView(Struct, tag="daemon"):
 class Event(Struct, tag="event", omit_defaults=True, gc=False):
     """Something that happened. `seq` rises by one; `at` is Unix time in seconds.
 
-    Kinds: `added` `changed` `deleted` `scaled` (an app); `waiting` `started` `ready` `crashed` `exited`
-    `backoff` `stopping` `killed` `stopped` `errored` `adopted` `signalled` `reset` (an instance);
-    `daemon-started` `daemon-stopping` `warning` (the daemon).
+    Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `crashed` `exited` `oom` (the kernel killed of it,
+    memory had run out) `limit` (it is above a soft limit) `backoff` `stopping` `killed` `stopped` `errored` `adopted`
+    `signalled` `reset` (an instance); `daemon-started` `daemon-stopping` (the daemon).
     """
 
     seq: int
@@ -251,7 +257,8 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     """What was last true of an instance; the latest record of a journal counts.
 
     `ticks` is the main process's start time (proc(5), stat field 22), which with the boot and the pid names a
-    process for good. `started_at` is Unix time in seconds. `gone`: the instance was deleted.
+    process for good. `started_at` is Unix time in seconds. `gone`: the instance was deleted. `session` and `cgroup` are
+    where the rest of its tree is, while there may be one.
     """
 
     app: str
@@ -267,6 +274,9 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     signal: int | None = None
     reason: str = ""
     gone: bool = False
+    session: int = 0
+    cgroup: str = ""
+    oom_kills: int = 0
 
 
 Journaled = Boot | Observed

@@ -10,9 +10,10 @@ from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import Spec
+from oxmgr.model.spec import Limits, Spec
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
+from oxmgr.supervisor.limits import not_enforceable
 from oxmgr.supervisor.waiting import DOWN, GONE, UP, Waiter, Waiting
 
 TYPE_CHECKING = False
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.desired import Desired, Draft
     from oxmgr.supervisor.events import Events
     from oxmgr.supervisor.files import Health
-    from oxmgr.supervisor.fleet import Fleet, Instance
+    from oxmgr.supervisor.fleet import Fleet
+    from oxmgr.supervisor.instance import Instance
 
 INSTANCES_LIMIT = 10_000
 
-RESTARTING_KEYS = ("argv", "working_dir", "env", "log_file", "error_log_file")
+RESTARTING_KEYS = ("argv", "working_dir", "env", "log_file", "error_log_file", "sandbox")
 """A change of any other key needs no new process."""
 
 
@@ -145,12 +147,14 @@ class Commands:
         start: list[Instance] = []
         restart: list[Instance] = []
         leave: list[Instance] = []
+        limit: list[tuple[Instance, Limits]] = []
         for action in changes:
             if action.action == "delete":
                 leave += apps[action.app].instances.values()
         for spec, action in zip(request.specs, changes, strict=False):
             environ = self._environ_for(spec, request.environ)
-            again = action.action == "change" and _must_restart(spec, apps[spec.name].spec)
+            before = apps[spec.name].spec if action.action == "change" else spec
+            again = _must_restart(spec, before)
             app = self._fleet.put(spec, environ)
             for instance in app.instances.values():
                 if instance.index >= spec.instances:
@@ -160,6 +164,8 @@ class Commands:
                         start.append(instance)
                 elif again:
                     restart.append(instance)
+                elif spec.limits != before.limits:
+                    limit.append((instance, before.limits))
             if action.action in ("add", "change"):
                 kind = "added" if action.action == "add" else "changed"
                 self._events.tell(kind, app=spec.name, reason=", ".join(action.keys))
@@ -169,7 +175,7 @@ class Commands:
         stay = [one for spec in request.specs for one in apps[spec.name].instances.values() if not one.leaving]
         goals = dict.fromkeys(leave, GONE)
         goals.update((one, UP) for one in stay if not (one.down and _finished(one)))
-        self._wait(client, goals, stay, changes)
+        self._fleet.change_limits(limit, lambda: self._wait(client, goals, stay, changes))
 
     def _check(self, specs: list[Spec]) -> None:
         names = [spec.name for spec in specs]
@@ -179,6 +185,9 @@ class Commands:
         for spec in specs:
             if not 1 <= spec.instances <= INSTANCES_LIMIT or not spec.argv:
                 raise Refusal(f"{spec.name} needs a command and 1 to {INSTANCES_LIMIT} instances")
+            missing = not_enforceable(spec.limits, self._fleet.trees.cgroups)
+            if missing and spec.limits.required:
+                raise Refusal(f"{spec.name}: {missing[0]}, and limits.required says that it must be", m.FAILED)
         cycle = find_cycle(self._fleet.graph() | {spec.name: list(spec.depends_on) for spec in specs})
         if cycle:
             raise Refusal(f"depends_on goes in a circle: {' → '.join(cycle)}: take one of them out")
@@ -376,8 +385,10 @@ class Commands:
             if unsaved:
                 client.finish(m.Failed(unsaved))
                 return
-            views = [self._fleet.view(one) for one in shown if self._fleet.has(one)]
-            client.finish(m.Done(list(changes), views, failed, self._health.warnings()))
+            here = [one for one in shown if self._fleet.has(one)]
+            warnings = [f"{one.app.spec.name}: {text}" for one in here for text in one.warnings]
+            views = [self._fleet.view(one) for one in here]
+            client.finish(m.Done(list(changes), views, failed, [*dict.fromkeys(warnings), *self._health.warnings()]))
 
         self._waiting.add(Waiter(goals, client.progress, done))
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oxmgr.supervisor.commands import Commands
-    from oxmgr.supervisor.fleet import Instance
+    from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.logfile import Log
     from oxmgr.supervisor.loop import Loop
 

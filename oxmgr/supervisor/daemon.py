@@ -9,21 +9,23 @@ from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 import _prctl
 
 from oxmgr import __version__
-from oxmgr.lifecycle.machine import State, Stop
-from oxmgr.model import status as is_
-from oxmgr.model.codec import replace
-from oxmgr.model.messages import Observed
 from oxmgr.model.places import Places, find_places
 from oxmgr.supervisor import native
+from oxmgr.supervisor.background import Background
+from oxmgr.supervisor.cgroup import open_cgroups
 from oxmgr.supervisor.commands import Commands
 from oxmgr.supervisor.control import Server
 from oxmgr.supervisor.desired import Desired
 from oxmgr.supervisor.events import Events
 from oxmgr.supervisor.files import Health
-from oxmgr.supervisor.fleet import Fleet, Instance
+from oxmgr.supervisor.fleet import Fleet
 from oxmgr.supervisor.journal import EventFile, Journal
+from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
+from oxmgr.supervisor.takeover import restore, resume
+from oxmgr.supervisor.trees import Trees
+from oxmgr.supervisor.views import observed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,18 +59,22 @@ def _set_up(places: Places, group: int, lock: int) -> "Callable[[], None]":
     os.umask(0o077)
     log = Log(places.daemon_log)
     log(f"oxmgr {__version__}, pid {os.getpid()}")
-    limits = _raise_fd_limit()
+    given = _raise_fd_limit()
     os.chdir("/")
     _prctl.prctl(_prctl.PR_SET_NAME, "oxmgr")
     # python-prctl's C half: its Python half builds 1 MB of wrappers that nothing here calls.
     _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
 
     loop = Loop(lambda error: _on_fault(log, error))
+    background = Background(loop)
     health = Health(places.state, log)
-    desired = Desired(places.desired, loop, health)
+    desired = Desired(places.desired, background, health)
     journal = Journal(places.journal, health)
     events = Events(EventFile(places.events, health), log)
-    fleet = Fleet(places, loop, journal, events, limits)
+    cgroups = open_cgroups(places.state)
+    trees = Trees(cgroups, loop)
+    launcher = Launcher(places, loop, background, trees, given)
+    fleet = Fleet(loop, journal, events, trees, launcher, places)
     commands = Commands(fleet, desired, events, health, places, loop.stop)
     signals = native.signalfd(list(SIGNALS))
     loop.add(signals, READ, lambda _: _on_signals(signals, fleet, commands))
@@ -79,15 +85,16 @@ def _set_up(places: Places, group: int, lock: int) -> "Callable[[], None]":
     seen, same_boot = journal.load()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
-    _restore(fleet, seen)
-    journal.open(lambda: [fleet.observed(instance) for instance in fleet])
+    restore(fleet, seen)
+    journal.open(lambda: [observed(instance) for instance in fleet])
     events.tell("daemon-started")
-    _resume(fleet, desired, seen if same_boot else {})
+    resume(fleet, loop, desired, seen if same_boot else {})
 
     def run() -> None:
         loop.run()
         server.stop_listening()
         os.unlink(places.socket)
+        cgroups.close()
         log("ended")
         os.close(lock)
         server.hang_up()
@@ -125,51 +132,6 @@ def _raise_fd_limit() -> list[int]:
     setrlimit(RLIMIT_NOFILE, (hard, hard))
     most = 0xFFFFFFFFFFFFFFFF
     return [RLIMIT_NOFILE, soft if soft >= 0 else most, hard if hard >= 0 else most]
-
-
-def _restore(fleet: Fleet, seen: dict[tuple[str, int], Observed]) -> None:
-    """What an earlier daemon knew of each instance, but for what it had running."""
-    for instance in fleet:
-        old = seen.get((instance.app.spec.name, instance.index))
-        if old is not None:
-            final = old.status if old.status in is_.DOWN else is_.STOPPED
-            instance.state = State(
-                final,
-                restarts=old.restarts,
-                crashes=old.crashes,
-                streak=old.streak,
-                exit_code=old.exit_code,
-                signal=old.signal,
-                reason=old.reason if final != is_.STOPPED else "",
-            )
-
-
-def _resume(fleet: Fleet, desired: Desired, seen: dict[tuple[str, int], Observed]) -> None:
-    """Take over what an earlier daemon of this boot has left running, and start what is desired and does not.
-
-    What has finished or was given up stays so.
-    """
-    start: list[Instance] = []
-    stop: list[Instance] = []
-    for instance in fleet:
-        name = instance.app.spec.name
-        wanted = instance.index not in desired.apps[name].stopped
-        old = seen.get((name, instance.index))
-        if old is not None and old.pid:
-            if fleet.adopt(instance, old):
-                instance.state = replace(instance.state, desired=wanted)
-                if not wanted:
-                    stop.append(instance)
-                continue
-            fleet.kill_rest(instance, old)
-        if not wanted:
-            continue
-        if instance.state.status == is_.STOPPED:
-            start.append(instance)
-        else:
-            instance.state = replace(instance.state, desired=True)
-    fleet.bring_down(stop, Stop())
-    fleet.start(start)
 
 
 def _on_fault(log: Log, error: Exception) -> None:

@@ -1,25 +1,20 @@
 """What users want, on the disk before they are told "done". Owns the file `desired`.
 
 A change is a function on a Draft. Changes that come while one is being written go to the disk together with the next.
-A thread does the writing, since it waits for the disk, and an eventfd tells the loop; a change that could not be
-written has not happened.
+The writing waits for the disk, so it is background work; a change that could not be written has not happened.
 """
-
-import _thread
-import os
 
 from oxmgr.model.codec import DecodeError, Decoder, encode, replace
 from oxmgr.model.messages import Saved, SavedApp, SavedEnviron
 from oxmgr.model.records import file_header, record
 from oxmgr.model.spec import Spec
 from oxmgr.supervisor.files import Health, write_safely
-from oxmgr.supervisor.loop import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.background import Background
 
 
 class Draft:
@@ -68,18 +63,15 @@ class Draft:
 class Desired:
     """`apps` and `environs` are what is on the disk."""
 
-    def __init__(self, path: str, loop: "Loop", health: Health) -> None:
+    def __init__(self, path: str, background: "Background", health: Health) -> None:
         self.apps: dict[str, SavedApp] = {}
         self.environs: dict[str, bytes] = {}
         self._path = path
-        self._loop = loop
+        self._background = background
         self._health = health
         self._waiting: list[tuple[Callable[[Draft], None], Callable[[OSError | None], None]]] = []
         self._writing: list[Callable[[OSError | None], None]] = []
         self._draft = Draft({}, {})
-        self._error: OSError | None = None
-        self._written = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        loop.add(self._written, READ, self._on_written)
 
     def load(self) -> None:
         decoder = Decoder(Saved)
@@ -110,24 +102,15 @@ class Desired:
             change(self._draft)
             self._writing.append(done)
         self._waiting = []
-        _thread.start_new_thread(self._write, (self._draft.pack(),))
+        data = self._draft.pack()
+        self._background.run(lambda: write_safely(self._path, data), self._on_written)
 
-    def _write(self, data: bytes) -> None:
-        self._error = None
-        try:
-            write_safely(self._path, data)
-        except OSError as error:
-            self._error = error
-        os.eventfd_write(self._written, 1)
-
-    def _on_written(self, _: int) -> None:
-        os.eventfd_read(self._written)
-        error, told, self._writing = self._error, self._writing, []
+    def _on_written(self, error: OSError | None) -> None:
+        told, self._writing = self._writing, []
         if error is None:
             self.apps, self.environs = self._draft.apps, self._draft.environs
         self._health.note(self._path, error)
         if self._waiting:
             self._write_next()
         for done in told:
-            # One by one from the loop, so that a fault in what one client wants is not the others'.
-            self._loop.at(0.0, lambda done=done: done(error))  # type: ignore[misc]
+            self._background.later(lambda done=done: done(error))  # type: ignore[misc]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oxmgr.lifecycle.machine import State
-    from oxmgr.supervisor.fleet import Instance
+    from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.journal import EventFile
     from oxmgr.supervisor.logfile import Log
 

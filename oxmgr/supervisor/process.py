@@ -5,6 +5,8 @@ from _signal import pidfd_send_signal
 
 from oxmgr.model.spec import Spec, instance_name, log_paths
 from oxmgr.supervisor import native
+from oxmgr.supervisor.limits import rlimits
+from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +16,11 @@ UMASK = 0o022
 
 
 class StartError(Exception):
-    """The program does not run; the text says what could not be done, on what, and why."""
+    """The program does not run; the text says what could not be done, on what, and why; `errno` is the kernel's why."""
+
+    def __init__(self, text: str, errno: int) -> None:
+        super().__init__(text)
+        self.errno = errno
 
 
 class Process:
@@ -60,8 +66,11 @@ class Process:
             self.pidfd = -1
 
 
-def start(spec: Spec, index: int, environ: bytes, places: "Places", limits: list[int]) -> Process:
-    """Run an instance's program: `environ` is what its starter had. StartError when it does not run."""
+def start(
+    spec: Spec, index: int, environ: bytes, places: "Places", given: list[int], cgroup: int = -1, network: int = -1
+) -> Process:
+    """Run an instance's program: `environ` is what its starter had, `given` the limit on open files that the daemon
+    was given, `cgroup` and `network` are fds or -1. StartError when it does not run."""
     name = instance_name(spec.name, index, spec.instances)
     fds: list[int] = []
     try:
@@ -75,24 +84,39 @@ def start(spec: Spec, index: int, environ: bytes, places: "Places", limits: list
             environ,
             os.fsencode(spec.working_dir),
             fds,
-            limits,
-            UMASK,
+            rlimits(spec.limits, given),
+            UMASK if spec.sandbox.umask < 0 else spec.sandbox.umask,
+            cgroup=cgroup,
+            network=network,
+            **rights(spec),
         )
     except native.SpawnError as error:
-        on = {"execute": f" {spec.argv[0]}", "change to the folder": f" {spec.working_dir}"}.get(error.step, "")
-        raise StartError(f"cannot start {name}: {error.step}{on}: {error.strerror}") from None
+        what = f"{_what_failed(spec, error)}: {error.strerror}"
+        raise StartError(f"cannot start {name}: {what}", error.errno or 0) from None
     except OSError as error:
-        raise StartError(f"cannot start {name}: open {error.filename}: {error.strerror}") from None
+        raise StartError(f"cannot start {name}: open {error.filename}: {error.strerror}", error.errno or 0) from None
     finally:
         for fd in set(fds):
             os.close(fd)
     return Process(pid, pidfd)
 
 
+def _what_failed(spec: Spec, error: native.SpawnError) -> str:
+    on = {
+        "execute": spec.argv[0],
+        "change to the folder": spec.working_dir,
+        "change its user": spec.sandbox.user or str(spec.sandbox.uid),
+    }
+    if error.step == "mount":
+        return f"mount {mount_words(spec.sandbox, error.mount)}" if error.mount >= 0 else "make a mount namespace"
+    return f"{error.step} {on[error.step]}" if error.step in on else error.step
+
+
 def own_env(spec: Spec, index: int) -> dict[str, str]:
     """What an instance gets beside its starter's environment."""
     number = str(index)
-    return {**spec.env, "OXMGR_APP": spec.name, "OXMGR_INSTANCE_ID": number, "NODE_APP_INSTANCE": number}
+    own = {"OXMGR_APP": spec.name, "OXMGR_INSTANCE_ID": number, "NODE_APP_INSTANCE": number}
+    return {**sandbox_env(spec.sandbox), **spec.env, **own}
 
 
 def _strings(words: list[str]) -> bytes:

@@ -7,7 +7,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oxmgr.supervisor.fleet import Fleet, Instance
+    from oxmgr.supervisor.fleet import Fleet
+    from oxmgr.supervisor.instance import Instance
 
 UP = "up"
 DOWN = "down"

@@ -19,6 +19,7 @@ from tests.unit.test_native import output, rung, spawn, wait
 __all__ = ["rung"]
 
 NOBODY = 65534
+PR_GET_DUMPABLE = 3
 
 
 def status(**keys: object) -> dict[str, str]:
@@ -72,7 +73,7 @@ def test_the_parent_stays_what_it_was(rung: int) -> None:
     status(uid=NOBODY, gid=NOBODY, groups=[], capabilities=0, no_new_privileges=True, mounts=b"t/mnt\0", umask=0o77)
     assert (me(), Path("/proc/self/mountinfo").read_text()) == (before, mounts)
     assert os.stat("/proc/self/maps").st_uid == owner
-    assert _prctl.prctl(_prctl.PR_GET_DUMPABLE, 0) == 1
+    assert _prctl.prctl(PR_GET_DUMPABLE, 0) == 1
 
 
 def test_nice_and_oom_score(rung: int) -> None:

@@ -1,4 +1,4 @@
-"""What an instance has beside its main process, on a host without a usable cgroup v2.
+"""Which processes come of others, as /proc tells it; all there is on a host without a usable cgroup v2.
 
 We are a subreaper, so whatever loses its parent below us becomes our child, and every process of a tree is
 reached from our children. Which instance an orphan is of is told by its session (each main process leads its own),
@@ -13,7 +13,7 @@ from oxmgr.supervisor.process import read_stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
 
 PASSES = 8
 _READS = 4
@@ -79,12 +79,29 @@ def in_session(session: int, app: str, index: int) -> list[int]:
     return found
 
 
-def signal_trees(roots: list[int], number: int) -> None:
-    """To these and to all below them, and SIGCONT after it, or what is stopped would never hear of it."""
-    for pid, pidfd in _walk(roots, stop=False).items():
-        _send(pid, pidfd, number)
-        _send(pid, pidfd, SIGCONT)
-        _close(pidfd)
+def below(roots: list[int]) -> list[int]:
+    """These and all below them, as far as they are there."""
+    found = list(roots)
+    for pid in found:
+        found += [child for child in children(pid) if child not in found]
+    return found
+
+
+def signal_each(find: "Callable[[], list[int]]", number: int) -> None:
+    """To each that `find` gives, once, and SIGCONT after it; `find` is asked again until it gives no other, for what
+    is forked meanwhile."""
+    done: set[int] = set()
+    for _ in range(PASSES):
+        fresh = [pid for pid in find() if pid not in done]
+        if not fresh:
+            return
+        for pid in fresh:
+            pidfd = _hold(pid, 0)
+            if pidfd is not None:
+                _send(pid, pidfd, number)
+                _send(pid, pidfd, SIGCONT)
+                _close(pidfd)
+        done.update(fresh)
 
 
 def kill_trees(roots: list[int]) -> None:
@@ -93,15 +110,15 @@ def kill_trees(roots: list[int]) -> None:
     Each is stopped before its children are read, so that it makes no more of them. Passes are made until one
     finds nothing more; what forks faster than PASSES of them is met again at the next try.
     """
-    for pid, pidfd in _walk(roots, stop=True).items():
+    for pid, pidfd in _stop_all(roots).items():
         _send(pid, pidfd, SIGKILL)
         _close(pidfd)
 
 
-def _walk(roots: list[int], *, stop: bool) -> dict[int, int]:
-    """pid → pidfd (-1 without pidfds) of these and all below them."""
+def _stop_all(roots: list[int]) -> dict[int, int]:
+    """pid → pidfd (-1 without pidfds) of these and all below them, each stopped."""
     held: dict[int, int] = {}
-    for _ in range(PASSES if stop else 1):
+    for _ in range(PASSES):
         before = len(held)
         todo = [(pid, 0) for pid in roots]
         while todo:
@@ -111,8 +128,7 @@ def _walk(roots: list[int], *, stop: bool) -> dict[int, int]:
                 if pidfd is None:
                     continue
                 held[pid] = pidfd
-                if stop:
-                    _send(pid, pidfd, SIGSTOP)
+                _send(pid, pidfd, SIGSTOP)
             todo += [(child, pid) for child in children(pid) if child not in held]
         if len(held) == before:
             break

@@ -1,0 +1,70 @@
+"""What is known of an app and of each of its copies. Only data: who changes it is said at each part."""
+
+from oxmgr.lifecycle.machine import State
+from oxmgr.model import status as is_
+from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oxmgr.supervisor.loop import Timer
+    from oxmgr.supervisor.process import Process
+
+
+class Instance:
+    """One copy of an app.
+
+    Trees': `session` is the number of its last main process, whose session its tree is in; `foreign`: that process was
+    an earlier daemon's child. The launcher's: `cgroup` is its folder or "", `limited` what that folder has of limits,
+    `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
+    one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
+    `pending`: a start is being prepared, `warnings` what of its spec this host does not hold. The fleet's: the others.
+    """
+
+    __slots__ = (
+        *("app", "cgroup", "foreign", "generation", "index", "leaving", "limited", "network", "ooms", "pending"),
+        *("process", "session", "started_at", "state", "ticks", "timer", "warnings", "worn"),
+    )
+
+    def __init__(self, app: "App", index: int) -> None:
+        self.app = app
+        self.index = index
+        self.state = State()
+        self.process: Process | None = None
+        self.session = 0
+        self.foreign = False
+        self.cgroup = ""
+        self.limited = NO_LIMITS
+        self.worn = False
+        self.generation = 0
+        self.ooms = (0, 0)
+        self.network = -1
+        self.pending = False
+        self.warnings: list[str] = []
+        self.started_at = 0.0
+        self.ticks = 0
+        self.timer: Timer | None = None
+        self.leaving = False
+
+    @property
+    def name(self) -> str:
+        return instance_name(self.app.spec.name, self.index, self.app.spec.instances)
+
+    @property
+    def folder(self) -> str:
+        """The name of its cgroup and of its FIFO: with a colon, which no app's name has."""
+        return f"{self.app.spec.name}:{self.index}"
+
+    @property
+    def down(self) -> bool:
+        return self.state.status in is_.DOWN
+
+
+class App:
+    """`environ` is what its starter had, as NUL-terminated `KEY=value`."""
+
+    __slots__ = ("environ", "instances", "spec")
+
+    def __init__(self, spec: Spec, environ: bytes) -> None:
+        self.spec = spec
+        self.environ = environ
+        self.instances: dict[int, Instance] = {}

@@ -1,0 +1,198 @@
+"""Starts an instance where it belongs: in its cgroup, with its limits, in its network. Nobody else starts one.
+
+What of its limits and sandbox this host does not hold stands in the instance's warnings.
+"""
+
+import errno
+import os
+import time
+
+from oxmgr.lifecycle.machine import Event, Exited, Spawned, SpawnFailed
+from oxmgr.model import status as is_
+from oxmgr.model.spec import NO_LIMITS, Limits
+from oxmgr.supervisor import cgroup, limits, process
+from oxmgr.supervisor.network import make_network
+from oxmgr.supervisor.process import StartError
+from oxmgr.supervisor.rights import not_in_force
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oxmgr.model.places import Places
+    from oxmgr.supervisor.background import Background
+    from oxmgr.supervisor.instance import Instance
+    from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.trees import Trees
+
+
+class Launcher:
+    """`given` is the limit on open files that the daemon was given, as a triple for a start. `later` is called with
+    what a start that took its time has come to."""
+
+    def __init__(
+        self, places: "Places", loop: "Loop", background: "Background", trees: "Trees", given: list[int]
+    ) -> None:
+        self.later: Callable[[Instance, Event], None] = lambda instance, event: None
+        self._places = places
+        self._loop = loop
+        self._background = background
+        self._trees = trees
+        self._cgroups = trees.cgroups
+        self._given = given
+
+    def launch(self, instance: "Instance") -> Event | None:
+        """Spawned or SpawnFailed; None when that is told later."""
+        spec = instance.app.spec
+        missing = limits.not_enforceable(spec.limits, self._cgroups)
+        if missing and spec.limits.required:
+            return SpawnFailed(_required(instance, missing), final=True)
+        instance.warnings = missing + not_in_force(spec.sandbox)
+        if spec.sandbox.private_network and instance.network < 0:
+            if not instance.pending:
+                instance.pending = True
+                make_network(self._loop, lambda fd, why: self._on_network(instance, fd, why))
+            return None
+        try:
+            return self._start(instance)
+        except StartError as error:
+            return SpawnFailed(str(error))
+
+    def _on_network(self, instance: "Instance", fd: int, why: str) -> None:
+        instance.pending = False
+        instance.network = fd
+        if instance.state.status != is_.STARTING:
+            # It was stopped meanwhile; the network waits for its next start.
+            return
+        if fd < 0:
+            event: Event | None = SpawnFailed(f"cannot start {instance.name}: make a private network: {why}")
+        else:
+            event = self.launch(instance)
+        if event is not None:
+            self.later(instance, event)
+
+    def _start(self, instance: "Instance") -> Event:
+        spec = instance.app.spec
+        wrong = self._enter(instance)
+        if wrong and spec.limits.required:
+            return SpawnFailed(_required(instance, wrong), final=True)
+        instance.warnings += wrong
+        try:
+            main = self._spawn(instance)
+        except StartError as error:
+            if not instance.cgroup or error.errno not in (errno.EBUSY, errno.ENODEV):
+                raise
+            # The app has made cgroups of its own in it, with controllers.
+            instance.worn = True
+            instance.warnings += self._enter(instance)
+            main = self._spawn(instance)
+        self._trees.take(instance, main)
+        instance.started_at = time.time()
+        instance.ticks = process.start_ticks(main.pid)
+        return Spawned(main.pid)
+
+    def _enter(self, instance: "Instance") -> list[str]:
+        """Make its cgroup what it should be; what went wrong, as words."""
+        if not self._cgroups.base:
+            instance.cgroup = ""
+            return []
+        wanted = instance.app.spec.limits
+        try:
+            path, made = self._folder(instance)
+        except OSError as error:
+            instance.cgroup = ""
+            return [f"it runs without a cgroup: {error.filename}: {error.strerror}"]
+        if made:
+            instance.limited, instance.ooms = NO_LIMITS, (0, 0)
+            limits.kill_as_one(path)
+        instance.cgroup = path
+        wrong = limits.write_all(path, wanted, instance.limited) if instance.limited != wanted else []
+        instance.limited = wanted
+        return wrong
+
+    def _folder(self, instance: "Instance") -> tuple[str, bool]:
+        """Its cgroup, and whether it is made just now. One that we have not made ourselves may have been killed
+        once, so it is made anew as well."""
+        if instance.worn:
+            instance.worn, instance.cgroup = False, ""
+        while True:
+            name = f"{instance.folder}~{instance.generation}" if instance.generation else instance.folder
+            path, made = self._cgroups.make(name)
+            if made or path == instance.cgroup:
+                return path, made
+            if not cgroup.remove(path):
+                self._trees.tidy(path)
+                instance.generation += 1
+
+    def _spawn(self, instance: "Instance") -> process.Process:
+        app = instance.app
+        folder = -1
+        try:
+            if instance.cgroup:
+                folder = os.open(instance.cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            network = instance.network if app.spec.sandbox.private_network else -1
+            return process.start(app.spec, instance.index, app.environ, self._places, self._given, folder, network)
+        except FileNotFoundError as error:
+            raise StartError(f"cannot start {instance.name}: its cgroup is gone", errno.ENODEV) from error
+        finally:
+            if folder >= 0:
+                os.close(folder)
+
+    # --- while it runs ---
+
+    def change_limits(self, instance: "Instance", before: Limits, done: "Callable[[], None]") -> None:
+        """Give a running instance the limits of its spec instead of those; `done` when the kernel has taken them."""
+        wanted = instance.app.spec.limits
+        wrong: list[str] = []
+
+        def changed(error: OSError | None) -> None:
+            if instance.process is not None:
+                wrong.extend(limits.change_running(self._trees.pids(instance), wanted, before, self._given))
+            instance.warnings = [
+                *limits.not_enforceable(wanted, self._cgroups),
+                *not_in_force(instance.app.spec.sandbox),
+                *wrong,
+            ]
+            done()
+
+        path, had = instance.cgroup, instance.limited
+        if instance.process is None or not path or had == wanted:
+            changed(None)
+            return
+        instance.limited = wanted
+        # To lower a limit on memory waits for the kernel to reclaim.
+        self._background.run(lambda: wrong.extend(limits.write_all(path, wanted, had)), changed)
+
+    def end_of(self, instance: "Instance", code: int | None, number: int | None, empty: bool) -> Exited:
+        """The end of its main process, with what the kernel says of its memory."""
+        if not instance.cgroup or "memory" not in self._cgroups.controllers:
+            return Exited(code, number, empty)
+        kills, reached = cgroup.oom_kills(instance.cgroup)
+        killed, by_own_limit = kills - instance.ooms[0], reached - instance.ooms[1]
+        instance.ooms = kills, reached
+        if killed <= 0:
+            return Exited(code, number, empty)
+        peak = cgroup.read_number(f"{instance.cgroup}/memory.peak")
+        most = instance.app.spec.limits.memory_max_mb
+        why = "the machine, or what it runs in, had no more"
+        if by_own_limit > 0 and most is not None:
+            why = f"memory_max_mb is {most:g}"
+        shown = f", its peak was {peak / limits.MIB:.1f}" if peak is not None else ""
+        return Exited(code, number, empty, killed, f"out of memory, killed by the kernel: {why}{shown}")
+
+    def put_away(self, instance: "Instance") -> None:
+        """It is down: its cgroup goes."""
+        if instance.cgroup:
+            self._trees.tidy(instance.cgroup)
+            instance.cgroup = ""
+            instance.worn = False
+
+    def forget(self, instance: "Instance") -> None:
+        self.put_away(instance)
+        if instance.network >= 0:
+            os.close(instance.network)
+            instance.network = -1
+
+
+def _required(instance: "Instance", why: list[str]) -> str:
+    return f"cannot start {instance.name}: {why[0]}, and limits.required says that it must be"

@@ -1,0 +1,89 @@
+"""Private network namespaces: each made in a helper, which raises its loopback, and kept open here as an fd.
+
+The helper is another process because what speaks netlink is large, and because it takes its time.
+"""
+
+import os
+import sys
+import time
+from _signal import SIGKILL, pidfd_send_signal
+
+from oxmgr.supervisor import native
+from oxmgr.supervisor.loop import READ
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oxmgr.supervisor.loop import Loop, Timer
+
+HELPER = "network"
+PATIENCE = 60.0
+
+
+def make_network(loop: "Loop", done: "Callable[[int, str], None]") -> None:
+    """Call `done` with an fd of a network namespace that has nothing but a loopback; or with -1 and why not."""
+    try:
+        _Making(loop, done)
+    except OSError as error:
+        why = error.strerror or str(error)
+        loop.at(0.0, lambda: done(-1, why))
+
+
+def network_of(pid: int) -> int:
+    """An fd of the network namespace that a process is in, or -1."""
+    try:
+        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+class _Making:
+    def __init__(self, loop: "Loop", done: "Callable[[int, str], None]") -> None:
+        self._loop = loop
+        self._done = done
+        reading, told = os.pipe2(os.O_CLOEXEC)
+        held, self._hold = os.pipe2(os.O_CLOEXEC)
+        self._reading = reading
+        self._said = b""
+        null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            package = __file__.rpartition("/supervisor/")[0]
+            words = [sys.executable, "-I", "-S", f"{package}/__main__.py", HELPER, ":".join(sys.path[1:])]
+            argv = os.fsencode("".join(f"{word}\0" for word in words))
+            self._pid, self._pidfd = native.spawn(
+                argv, b"", b"", b"/", [held, told, null], [], 0o077, network=native.OWN_NETWORK
+            )
+        except OSError:
+            os.close(reading)
+            os.close(self._hold)
+            raise
+        finally:
+            for fd in (told, held, null):
+                os.close(fd)
+        loop.add(reading, READ, self._on_said)
+        self._timer: Timer = loop.at(time.monotonic() + PATIENCE, lambda: self._end(-1, "its helper does not answer"))
+
+    def _on_said(self, _: int) -> None:
+        data = os.read(self._reading, 4096)
+        self._said += data
+        if self._said == b"ok\n":
+            fd = network_of(self._pid)
+            self._end(fd, "" if fd >= 0 else "its helper cannot be looked into")
+        elif not data or len(self._said) > 4096:
+            self._end(-1, self._said.decode(errors="replace").strip() or "its helper ended without a word")
+
+    def _end(self, fd: int, why: str) -> None:
+        self._timer.cancel()
+        self._loop.remove(self._reading)
+        os.close(self._reading)
+        # The end of its input, at which it ends; and if it hangs, it shall not be heard of again either.
+        os.close(self._hold)
+        if self._pidfd >= 0:
+            if fd < 0:
+                try:
+                    pidfd_send_signal(self._pidfd, SIGKILL)
+                except ProcessLookupError:
+                    pass
+            os.close(self._pidfd)
+        self._done(fd, why)

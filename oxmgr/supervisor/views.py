@@ -1,0 +1,69 @@
+"""An instance as others see it: in the journal, and in what clients are told."""
+
+import time
+
+from oxmgr.model import messages
+from oxmgr.model import status as is_
+from oxmgr.model.signals import signal_name
+from oxmgr.model.spec import log_paths
+from oxmgr.supervisor.limits import wanted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oxmgr.model.places import Places
+    from oxmgr.supervisor.instance import Instance
+
+
+def observed(instance: "Instance") -> messages.Observed:
+    state = instance.state
+    return messages.Observed(
+        instance.app.spec.name,
+        instance.index,
+        state.status,
+        state.pid,
+        instance.ticks,
+        instance.started_at,
+        state.restarts,
+        state.crashes,
+        state.streak,
+        state.exit_code,
+        state.signal,
+        state.reason,
+        session=instance.session if state.status in is_.LIVE else 0,
+        cgroup=instance.cgroup,
+        oom_kills=state.oom_kills,
+    )
+
+
+def view(instance: "Instance", places: "Places") -> messages.InstanceView:
+    spec, state = instance.app.spec, instance.state
+    out, err = log_paths(spec, instance.index, places.logs)
+    alive = bool(state.pid)
+    return messages.InstanceView(
+        name=instance.name,
+        app=spec.name,
+        instance=instance.index,
+        namespace=spec.namespace,
+        status=state.status,
+        desired=is_.RUNNING if state.desired else is_.STOPPED,
+        pid=state.pid or None,
+        restarts=state.restarts,
+        exit_code=state.exit_code,
+        signal=None if state.signal is None else signal_name(state.signal),
+        reason=state.reason,
+        ready=state.status == is_.RUNNING,
+        health=None,
+        started_at=instance.started_at if alive else None,
+        uptime_ms=int((time.monotonic() - state.started) * 1000) if alive else None,
+        cpu_percent=None,
+        memory_bytes=None,
+        tasks=None,
+        command=spec.command,
+        working_dir=spec.working_dir,
+        log_file=out,
+        error_log_file=err,
+        cgroup=instance.cgroup or None,
+        oom_kills=state.oom_kills,
+        limits=wanted(spec.limits),
+        warnings=instance.warnings,
+    )
