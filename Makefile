@@ -5,13 +5,14 @@ VENV = .venv/bin
 BUILT = pyproject.toml setup.py csrc/build.py $(wildcard csrc/*.c csrc/*.h) packaging/bootstrap packaging/launcher.py
 C_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-sign-conversion -Werror
 
-.PHONY: run stop test lint native-test bench clean help
+.PHONY: run stop test lint native-test kernel-test bench clean help
 
 help:
 	@echo "make run      build, start examples/quickstart, kill an instance, show the downtime"
 	@echo "make stop     stop what make run started"
 	@echo "make test     lint, then all tests"
 	@echo "make lint     the checks without the tests"
+	@echo "make kernel-test   the tests that need cgroup v2 and root, in a small VM (of them only some: ARGS='-k NAME')"
 	@echo "make bench    the figures of docs/benchmarks.md"
 	@echo "make clean    remove what was built"
 
@@ -29,7 +30,7 @@ run: .venv/.run
 stop: .venv/.run
 	@$(VENV)/oxmgr daemon stop
 
-test: lint native-test
+test: lint native-test kernel-test
 	@env -u OXMGR_HOME $(VENV)/python -m pytest
 
 lint: .venv/.dev
@@ -49,6 +50,10 @@ native-test: .venv/.dev
 		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 PYTHONMALLOC=malloc \
 		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py tests/unit/test_native_rights.py
+
+# The tests that need root and the whole of cgroup v2, in a VM that is emulated in software.
+kernel-test: .venv/.dev
+	@env -u OXMGR_HOME $(VENV)/python -m tests.kernel $(ARGS)
 
 bench: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Runs inside the VM, as its only program: guest.sh REPOSITORY PYTHON_PREFIX RELEASE MARK SECONDS [pytest's arguments…]
+# Writes pytest's output and its exit code into /run/out, the one folder that the host shares for writing.
+repository=$1 prefix=$2 seconds=$5
+export KERNEL_VM="$3" WRITTEN_IN_THE_GUEST="$4"
+shift 5
+exec </dev/null >/run/out/output 2>&1
+
+# The root is mounted without a cache, and every import would ask the host anew: thrice the time. So the same root, which
+# the host exports read-only once more, is mounted with one and laid over the folders that Python reads from.
+set -e
+umount /run/root
+mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=524288,cache=loose virtme.initmount1 /run/root
+modules=$(readlink -f "/lib/modules/$KERNEL_VM")
+mkdir -p /run/usr/upper /run/usr/work /run/tests
+mount -t overlay -o lowerdir=/run/root/usr,upperdir=/run/usr/upper,workdir=/run/usr/work usr /usr
+mkdir -p /usr/lib/modules
+ln -sfn "$modules" "/usr/lib/modules/$KERNEL_VM"
+for folder in "$prefix" "$repository"; do
+    case $folder in
+    /usr | /usr/*) ;;
+    *) mount --bind "/run/root$folder" "$folder" ;;
+    esac
+done
+set +e
+
+cd "$repository" || exit
+export HOME=/root LC_ALL=C.UTF-8 TMPDIR=/run/tests
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PYTHONDONTWRITEBYTECODE=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
+# The host kills the VM at its deadline. This one is for when the host's program was killed itself.
+timeout -k 5 "$seconds" .venv/bin/python -m pytest -p no:cacheprovider "$@"
+echo $? >/run/out/exit
