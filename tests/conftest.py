@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from binascii import crc32
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from oxmgr.client.launch import daemon_argv
 from oxmgr.model.messages import Apply, Change, Done, GetInstances, Instances, InstanceView, StopDaemon
 from oxmgr.model.places import Places, find_places
 from oxmgr.model.spec import Spec
+from oxmgr.supervisor import cgroup
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEADLINE = 10.0
@@ -210,6 +212,20 @@ class Home:
                 self.daemon.wait()
                 raise
 
+    def end_cgroups(self) -> list[str]:
+        """Remove those of a daemon that was killed; the names of those that one has left which ended in order."""
+        with open("/proc/self/mountinfo") as file:
+            mounts = [line.split()[4] for line in file if " - cgroup2 " in line]
+        bases = [f"{mount}/oxmgr-{crc32(self.places.state.encode()):08x}" for mount in mounts]
+        left = [base for base in bases if os.path.isdir(base)]
+        for base in left:
+            for path in cgroup.Cgroups(base).folders():
+                cgroup.Cgroups(base).kill(path)
+                wait_until(lambda path=path: cgroup.remove(path), f"{path} to be empty")  # type: ignore[misc]
+            os.rmdir(base)
+        ended_in_order = self.daemon is not None and self.daemon.poll() == 0
+        return left if ended_in_order else []
+
     def sh(self, name: str, script: str, **keys: object) -> Spec:
         """An app that is a shell script."""
         spec = {"working_dir": str(self.folder), **keys}
@@ -235,7 +251,9 @@ def empty_home(nothing_left: None) -> Iterator[Home]:
         try:
             home.end()
         finally:
+            left = home.end_cgroups()
             shutil.rmtree(folder)
+    assert not left, f"a daemon that ended left its cgroups: {left}"
 
 
 WITHOUT_CGROUPS = [

@@ -5,6 +5,7 @@ Facts are from the kernel's Documentation/admin-guide/cgroup-v2.rst unless said 
 
 import errno
 import os
+import time
 from _signal import SIGKILL, pidfd_send_signal
 from binascii import crc32
 
@@ -16,6 +17,8 @@ CGROUP_KILL = "cgroup.kill"
 FREEZE = "freeze"
 _ENABLED = "trusted.oxmgr.enabled"
 _PASSES = 100
+_REMOVALS = 20
+_REMOVE_AGAIN = 0.01
 
 
 class Cgroups:
@@ -61,13 +64,17 @@ class Cgroups:
             _kill_frozen(path)
 
     def close(self) -> None:
-        """Leave the hierarchy as it was found, once nothing runs any more; what somebody else put there stays."""
+        """Leave the hierarchy as it was found, once nothing runs any more; what somebody else put there stays. Waits
+        for the kernel to let go of what has just ended."""
         if not self.base:
             return
         leaf = f"{self.base}/{LEAF}"
         try:
             for path in self.folders():
-                remove(path)
+                for _ in range(_REMOVALS):
+                    if remove(path):
+                        break
+                    time.sleep(_REMOVE_AGAIN)
             _switch(self.base, "-", list(self.controllers))
             if os.path.isdir(leaf):
                 _write(f"{self.base}/cgroup.procs", "0")

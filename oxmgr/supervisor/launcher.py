@@ -106,9 +106,12 @@ class Launcher:
             instance.limited, instance.ooms = NO_LIMITS, (0, 0)
             limits.kill_as_one(path)
         instance.cgroup = path
-        wrong = limits.write_all(path, wanted, instance.limited) if instance.limited != wanted else []
+        wrong = self._write(path, wanted, instance.limited)
         instance.limited = wanted
         return wrong
+
+    def _write(self, path: str, wanted: Limits, had: Limits) -> list[str]:
+        return limits.write_all(path, wanted, had, self._cgroups.controllers) if wanted != had else []
 
     def _folder(self, instance: "Instance") -> tuple[str, bool]:
         """Its cgroup, and whether it is made just now. One that we have not made ourselves may have been killed
@@ -161,7 +164,7 @@ class Launcher:
             return
         instance.limited = wanted
         # To lower a limit on memory waits for the kernel to reclaim.
-        self._background.run(lambda: wrong.extend(limits.write_all(path, wanted, had)), changed)
+        self._background.run(lambda: wrong.extend(self._write(path, wanted, had)), changed)
 
     def end_of(self, instance: "Instance", code: int | None, number: int | None, empty: bool) -> Exited:
         """The end of its main process, with what the kernel says of its memory."""

@@ -62,15 +62,16 @@ def not_enforceable(limits: Limits, cgroups: Cgroups) -> list[str]:
     return missing
 
 
-def write_all(path: str, limits: Limits, before: Limits) -> list[str]:
-    """Give a cgroup its limits; `before` are those that it has. What went wrong, as words.
+def write_all(path: str, limits: Limits, before: Limits, controllers: frozenset[str]) -> list[str]:
+    """Give a cgroup its limits, as far as it has their controllers; `before` are those that it has. What went wrong, as
+    words.
 
     Waits, when a limit on memory is lowered below what is in use: the kernel reclaims first (memory.max).
     """
     wrong: list[str] = []
-    for key, (_, file, spell, absent) in _FILES.items():
+    for key, (controller, file, spell, absent) in _FILES.items():
         value = getattr(limits, key)
-        if value == getattr(before, key):
+        if controller not in controllers or value == getattr(before, key):
             continue
         if value is None:
             _try(f"{path}/{file}", absent)
