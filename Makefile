@@ -8,13 +8,13 @@ C_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wstrict-prototype
 .PHONY: run stop test lint native-test kernel-test bench clean help
 
 help:
-	@echo "make run      build, start examples/quickstart, kill an instance, show the downtime"
-	@echo "make stop     stop what make run started"
-	@echo "make test     lint, then all tests"
-	@echo "make lint     the checks without the tests"
-	@echo "make kernel-test   the tests that need cgroup v2 and root, in a small VM (of them only some: ARGS='-k NAME')"
-	@echo "make bench    the figures of docs/benchmarks.md"
-	@echo "make clean    remove what was built"
+	@echo "make run          build, start examples/quickstart, kill an instance, show the downtime"
+	@echo "make stop         stop what make run started"
+	@echo "make test         lint, then all tests"
+	@echo "make lint         the checks without the tests"
+	@echo "make kernel-test  the tests that need root and cgroup v2, in a small VM; ARGS='-k NAME' for some of them"
+	@echo "make bench        the figures of docs/benchmarks.md"
+	@echo "make clean        remove what was built"
 
 .venv/.run: $(BUILT)
 	@packaging/bootstrap

@@ -31,7 +31,7 @@ def main() -> int:
         return int(sys.modules[module].main())
     from oxmgr.supervisor.daemon import main as run_daemon
 
-    return run_daemon(group=int(words[2]), told=int(words[3]))
+    return run_daemon(group=int(words[2]), told=int(words[3]), hold=words[4] == "1")
 
 
 if __name__ == "__main__":

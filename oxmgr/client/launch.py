@@ -17,11 +17,10 @@ DAEMON = "supervise"
 BUSY = "another one runs"
 """What a daemon says that finds its home taken; see oxmgr.supervisor.daemon."""
 PATIENCE = 5.0
-LAST_FD = 0x7FFFFFFF
 
 
-def daemon_argv(group: int = -1, told: int = -1) -> list[str]:
-    """The bare interpreter, this package's own file, and where its libraries are."""
+def daemon_argv(group: int = -1, told: int = -1, *, hold: bool = False) -> list[str]:
+    """The bare interpreter, this package's file, where its libraries are, and what oxmgr.supervisor.daemon takes."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     folders = [os.path.dirname(package), *(path for path in sys.path if path.endswith("-packages"))]
     return [
@@ -33,6 +32,7 @@ def daemon_argv(group: int = -1, told: int = -1) -> list[str]:
         ":".join(dict.fromkeys(folders)),
         str(group),
         str(told),
+        str(int(hold)),
     ]
 
 
@@ -90,11 +90,14 @@ def _become_daemon(told: int) -> "NoReturn":
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        # A lock or a pipe of the caller's that the daemon kept would be held for as long as it runs.
-        os.closerange(3, told)
-        os.closerange(told + 1, LAST_FD)
-        os.set_inheritable(told, True)
-        _exec(daemon_argv(told=told))
+        # A lock or a pipe of the caller's that the daemon kept would be held for as long as it runs. Not closerange,
+        # which counts to the limit where the kernel has no close_range(2).
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            try:
+                os.set_inheritable(fd, fd <= 2 or fd == told)
+            except OSError:
+                continue  # the listing's own
+        _exec(daemon_argv(told=told, hold=True))
     finally:
         os._exit(127)
 
@@ -116,7 +119,7 @@ def start_attached() -> int:
             os.close(reading)
             os.setpgid(0, 0)
             os.set_inheritable(told, True)
-            _exec(daemon_argv(told=told))
+            _exec(daemon_argv(told=told, hold=True))
         finally:
             os._exit(127)
     os.close(told)

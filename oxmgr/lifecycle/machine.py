@@ -284,7 +284,8 @@ def _kill(state: State, event: Event, spec: Spec, now: float, roll: float) -> St
     again = replace(state, deadline=now + KILL_AGAIN)
     if state.reason:
         return again, (KILL,)
-    reason = f"still there {spec.stop_timeout_ms / 1000.0:g} s after {signal_name(spec.stop_signal)}"
+    waited = now - ((state.deadline or now) - spec.stop_timeout_ms / 1000.0)
+    reason = f"still there {waited:.1f} s after {signal_name(spec.stop_signal)}"
     return replace(again, reason=reason), (Note("killed", reason), KILL)
 
 

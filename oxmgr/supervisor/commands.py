@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.files import Health
     from oxmgr.supervisor.fleet import Fleet
     from oxmgr.supervisor.instance import Instance
+    from oxmgr.supervisor.loop import Loop
 
 INSTANCES_LIMIT = 10_000
 
@@ -43,7 +44,7 @@ class Refusal(Exception):
 
 
 class Commands:
-    """`end` is called once the daemon is to end and every instance is down."""
+    """Ends the loop once the daemon is to end and every instance is down."""
 
     def __init__(
         self,
@@ -52,14 +53,16 @@ class Commands:
         events: "Events",
         health: "Health",
         places: "Places",
-        end: "Callable[[], None]",
+        loop: "Loop",
     ) -> None:
         self._fleet = fleet
         self._desired = desired
         self._events = events
         self._health = health
         self._places = places
-        self._end = end
+        self._loop = loop
+        self._end = loop.stop
+        self._held_back: list[Instance] = []
         self._ending = False
         self._started_at = time.time()
         self._waiting = Waiting(fleet)
@@ -131,7 +134,7 @@ class Commands:
             else:
                 client.finish(m.Failed(f"nothing was changed: {_why_unsaved(error)}"))
 
-        self._desired.commit(change, saved)
+        self._commit(change, saved)
 
     def _environ_for(self, spec: Spec, environ: bytes) -> bytes:
         """An app takes the environment of the command that starts or restarts it."""
@@ -245,7 +248,7 @@ class Commands:
             self._fleet.start(here)
             self._wait(client, dict.fromkeys(here, UP), chosen)
 
-        self._desired.commit(lambda draft: _want(draft, chosen, True, environs), saved)
+        self._commit(lambda draft: _want(draft, chosen, True, environs), saved)
 
     def _stop(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         self._fleet.bring_down(chosen, Stop())
@@ -263,7 +266,7 @@ class Commands:
             unsaved = "" if error is None else f"done, but not for the next daemon: {_why_unsaved(error)}"
             self._wait(client, dict.fromkeys(chosen, goal), chosen, unsaved=unsaved)
 
-        self._desired.commit(lambda draft: _want(draft, chosen, running), saved)
+        self._commit(lambda draft: _want(draft, chosen, running), saved)
 
     def _delete(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         specs = {one.app.spec.name: one.app.spec for one in chosen}
@@ -278,7 +281,7 @@ class Commands:
                     draft.drop(name)
 
         def gone(failed: dict[str, str]) -> None:
-            self._desired.commit(drop, saved)
+            self._commit(drop, saved)
 
         def saved(error: OSError | None) -> None:
             if error is None:
@@ -292,6 +295,7 @@ class Commands:
         for instance in chosen:
             self._fleet.send(instance, Reset())
         self._wait(client, {}, chosen)
+        self._start_held()
 
     # --- to a process ---
 
@@ -300,7 +304,7 @@ class Commands:
             raise Refusal(f"there is no signal {request.signal}")
         chosen = self._select(request.targets)
         failed = {
-            one.name: f"it is {one.state.status}: there is no process to send {signal_name(request.signal)} to"
+            one.name: f"there is no process to send {signal_name(request.signal)} to, its status is {one.state.status}"
             for one in chosen
             if not self._fleet.signal(one, request.signal)
         }
@@ -313,7 +317,7 @@ class Commands:
             raise Refusal(f"{request.target} is more than one instance: name one of {names}")
         instance = chosen[0]
         if not instance.state.pid:
-            raise Refusal(f"{instance.name} is {instance.state.status}: there is nobody to read it", m.FAILED)
+            raise Refusal(f"nobody would read it: the status of {instance.name} is {instance.state.status}", m.FAILED)
         try:
             self._fleet.write_stdin(instance, request.data)
         except BlockingIOError:
@@ -350,6 +354,25 @@ class Commands:
             raise Refusal("the daemon is stopping: wait until it has, and try again", m.FAILED)
 
     # --- shared ---
+
+    def start_first(self, instances: "list[Instance]", hold: float) -> None:
+        """Start these; with `hold`, once the first change is made, or after so many seconds."""
+        self._held_back = instances
+        if hold and instances:
+            self._loop.at(time.monotonic() + hold, self._start_held)
+        else:
+            self._start_held()
+
+    def _start_held(self) -> None:
+        held, self._held_back = self._held_back, []
+        self._fleet.start([one for one in held if one.down and one.state.desired and self._fleet.has(one)])
+
+    def _commit(self, change: "Callable[[Draft], None]", done: "Callable[[OSError | None], None]") -> None:
+        def committed(error: OSError | None) -> None:
+            done(error)
+            self._start_held()
+
+        self._desired.commit(change, committed)
 
     def _select(self, targets: list[str]) -> "list[Instance]":
         chosen: dict[Instance, None] = {}

@@ -27,6 +27,9 @@ from oxmgr.supervisor.takeover import restore, resume
 from oxmgr.supervisor.trees import Trees
 from oxmgr.supervisor.views import observed
 
+HOLD = 5.0
+"""Seconds to wait for the first command, should whoever has started this daemon be gone."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,14 +37,15 @@ if TYPE_CHECKING:
 SIGNALS = (SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGQUIT)
 
 
-def main(group: int = -1, told: int = -1) -> int:
+def main(group: int = -1, told: int = -1, *, hold: bool = False) -> int:
     """Supervise until told to end; the exit code. `group` may use the socket as well. To the fd `told` goes one
-    line: empty when the daemon answers, else why it does not."""
+    line: empty when the daemon answers, else why it does not. `hold`: nothing is started before the command that
+    has started this daemon has said what it wants."""
     try:
         places = find_places(dict(os.environ), os.getuid())
         _make_folders(places, group)
         lock = _lock(places)
-        run = _set_up(places, group, lock)
+        run = _set_up(places, group, lock, hold)
     except (OSError, ValueError, Busy) as error:
         why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
         _tell(told, f"the daemon cannot start: {why}")
@@ -55,7 +59,7 @@ class Busy(Exception):
     """Another daemon has this home."""
 
 
-def _set_up(places: Places, group: int, lock: int) -> "Callable[[], None]":
+def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], None]":
     os.umask(0o077)
     log = Log(places.daemon_log)
     log(f"oxmgr {__version__}, pid {os.getpid()}")
@@ -75,7 +79,7 @@ def _set_up(places: Places, group: int, lock: int) -> "Callable[[], None]":
     trees = Trees(cgroups, loop)
     launcher = Launcher(places, loop, background, trees, given)
     fleet = Fleet(loop, journal, events, trees, launcher, places)
-    commands = Commands(fleet, desired, events, health, places, loop.stop)
+    commands = Commands(fleet, desired, events, health, places, loop)
     signals = native.signalfd(list(SIGNALS))
     loop.add(signals, READ, lambda _: _on_signals(signals, fleet, commands))
     server = Server(places.socket, group, loop, log)
@@ -88,7 +92,7 @@ def _set_up(places: Places, group: int, lock: int) -> "Callable[[], None]":
     restore(fleet, seen)
     journal.open(lambda: [observed(instance) for instance in fleet])
     events.tell("daemon-started")
-    resume(fleet, loop, desired, seen if same_boot else {})
+    commands.start_first(resume(fleet, loop, desired, seen if same_boot else {}), HOLD if hold else 0.0)
 
     def run() -> None:
         loop.run()

@@ -41,11 +41,11 @@ def restore(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> None:
             )
 
 
-def resume(fleet: "Fleet", loop: "Loop", desired: "Desired", seen: "dict[tuple[str, int], Observed]") -> None:
-    """Take over what an earlier daemon of this boot has left running, and start what is desired and does not.
-
-    What has finished or was given up stays so.
-    """
+def resume(
+    fleet: "Fleet", loop: "Loop", desired: "Desired", seen: "dict[tuple[str, int], Observed]"
+) -> "list[Instance]":
+    """Take over what an earlier daemon of this boot has left running; what is to be started, since it is desired and
+    does not run. What has finished or was given up stays so."""
     start: list[Instance] = []
     stop: list[Instance] = []
     folders: dict[str, list[str]] = {}
@@ -65,7 +65,7 @@ def resume(fleet: "Fleet", loop: "Loop", desired: "Desired", seen: "dict[tuple[s
             start.append(instance)
     fleet.trees.clean({instance.cgroup for instance in fleet})
     fleet.bring_down(stop, Stop())
-    fleet.start(start)
+    return start
 
 
 def _adopt(fleet: "Fleet", loop: "Loop", instance: "Instance", seen: "Observed") -> bool:

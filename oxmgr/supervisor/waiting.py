@@ -41,6 +41,8 @@ class Waiting:
     def add(self, waiter: Waiter) -> None:
         self._waiters.append(waiter)
         self._judge(waiter, list(waiter.goals))
+        for instance in waiter.goals:
+            waiter.progress(instance)
 
     def on_change(self, instance: "Instance") -> None:
         for waiter in list(self._waiters):

@@ -28,12 +28,12 @@ VIRTME_RUN = Path(sys.executable).with_name("virtme-run")
 # Far more than the suite takes on a busy machine, so that only what hangs is killed.
 SUITE_SECONDS = 600
 BOOT_SECONDS = 60
-CONSOLE_LINES = 40
+CONSOLE_LINES = 80
 SUMMARY = re.compile(rb"\b\d+ passed\b.* in \d+\.\d+s")
 
 
 def main() -> int:
-    for one in (signal.SIGTERM, signal.SIGHUP):
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, leave)
     # virtme-run starts qemu; when it is killed, qemu becomes a child of ours, and is waited for.
     _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
@@ -150,7 +150,4 @@ def end(vm: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

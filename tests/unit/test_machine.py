@@ -70,7 +70,8 @@ def test_delays_double_up_to_the_maximum() -> None:
     spec = make_spec(restart_delay_max_ms=1000)
     assert [restart_delay(spec, streak, 0.0) for streak in range(7)] == [0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     assert restart_delay(spec, 3, 0.999) <= 0.4 * 1.1
-    assert restart_delay(spec, 60, 0.999) == 1.0
+    assert 0.9 <= restart_delay(spec, 60, 0.999) < 1.0
+    assert restart_delay(make_spec(restart_delay_ms=5000, restart_delay_max_ms=2000), 3, 0.5) == 5.0
 
 
 def test_a_maximum_of_zero_means_no_delay_ever() -> None:
@@ -176,6 +177,54 @@ def test_a_program_that_cannot_be_executed_is_tried_again_after_a_delay() -> Non
     assert state.status == is_.ERRORED
 
 
+def test_a_hurried_stop_tells_how_long_it_had_waited() -> None:
+    spec = make_spec(stop_timeout_ms=10_000)
+    state, _ = run(spec, *RUNNING, m.Stop())
+    state, _ = run(spec, m.Tick(), state=state, now=100.3)
+    assert "0.3 s after SIGTERM" in state.reason
+
+
+def test_a_failure_that_is_final_is_not_tried_again() -> None:
+    state, effects = run(make_spec(), m.Start(), m.Go(), m.SpawnFailed("cannot be", final=True))
+    assert state.status == is_.ERRORED and state.reason == "cannot be" and notes(effects) == ["errored"]
+
+
+def test_an_end_for_want_of_memory_is_told_and_counted() -> None:
+    state, effects = run(make_spec(), *RUNNING, m.Exited(None, 9, oom_kills=3, cause="out of memory"))
+    assert notes(effects)[-2:] == ["oom", "crashed"] and state.oom_kills == 3 and state.reason == "out of memory"
+    state, _ = run(make_spec(), m.Spawned(8), m.Exited(None, 9), state=state)
+    assert state.oom_kills == 3 and state.reason == "killed by SIGKILL", "the next end has a cause of its own"
+    state, effects = run(make_spec(), *RUNNING, m.Stop(), m.Exited(None, 9, oom_kills=1, cause="out of memory"))
+    assert "oom" in notes(effects) and state.status == is_.STOPPED
+    state, _ = run(make_spec(), m.Reset(), state=state)
+    assert state.oom_kills == 0
+
+
+def test_who_is_above_a_soft_limit_is_stopped_in_order_and_started_again() -> None:
+    state, effects = run(make_spec(restart=NEVER), *RUNNING, m.Exceeded("uses 60 MB"))
+    assert state.status == is_.STOPPING and state.desired and state.restarts == 1
+    assert notes(effects)[-2:] == ["limit", "stopping"] and effects[-1] == m.SIGNAL
+    state, effects = run(make_spec(), m.Exited(0, None), state=state)
+    assert state.status == is_.WAITING and effects[-1] == m.GATE and state.crashes == 0
+
+
+def test_what_an_earlier_daemon_left_is_ended_before_anything_starts() -> None:
+    for desired, then in ((True, is_.WAITING), (False, is_.STOPPED)):
+        state, effects = run(make_spec(), m.Remains(), state=m.State(desired=desired))
+        assert state.status == is_.STOPPING and effects[-1] == m.KILL
+        state, _ = run(make_spec(), m.Emptied(), state=state)
+        assert state.status == then
+
+
+def test_a_start_that_takes_its_time_can_be_stopped_meanwhile() -> None:
+    state, _ = run(make_spec(), m.Start(), m.Go(), m.Stop())
+    assert state.status == is_.STOPPING
+    done, _ = run(make_spec(), m.Emptied(), state=state)
+    assert done.status == is_.STOPPED
+    late, effects = run(make_spec(), m.Spawned(9), state=state)
+    assert late.pid == 9 and effects[-1] == m.SIGNAL
+
+
 def test_a_start_delay_counts_once() -> None:
     spec = make_spec(start_delay_ms=500)
     state, _ = run(spec, m.Start(), m.Go())
@@ -210,6 +259,8 @@ class Life(RuleBasedStateMachine):
         self.wanted = False
         self.blocked = False
         self.spawn_works = True
+        self.spawn_takes_time = False
+        self.preparing = False
         self.pids = 0
 
     @initialize(spec=specs)
@@ -233,9 +284,14 @@ class Life(RuleBasedStateMachine):
             assert self.wanted, "started although nobody wanted it to run"
             if not self.spawn_works:
                 return m.SpawnFailed("no such file")
+            if self.spawn_takes_time:
+                self.preparing = True
+                return None
             self.pids += 1
             self.main = self.pids
             return m.Spawned(self.main)
+        if effect == m.SIGNAL and not self.main:
+            return m.Emptied()
         if effect == m.GATE:
             return m.Hold("waits for db") if self.blocked else m.Go()
         if effect == m.KILL and not self.main:
@@ -278,6 +334,24 @@ class Life(RuleBasedStateMachine):
     def main_is_killed(self, signal: int, rest: bool) -> None:
         self.exit(None, signal, rest)
 
+    @precondition(lambda self: self.main)
+    @rule(rest=st.booleans())
+    def memory_runs_out(self, rest: bool) -> None:
+        self.main, self.rest = 0, rest
+        self.send(m.Exited(None, 9, empty=not rest, oom_kills=1, cause="out of memory"))
+
+    @rule()
+    def soft_limit_is_exceeded(self) -> None:
+        self.send(m.Exceeded("uses too much"))
+
+    @precondition(lambda self: not self.main and self.state.status == is_.STOPPED)
+    @rule()
+    def left_overs_are_found(self) -> None:
+        """By the next daemon, which starts what is desired."""
+        self.wanted = self.state.desired
+        self.rest = True
+        self.send(m.Remains())
+
     @precondition(lambda self: self.rest)
     @rule()
     def rest_goes(self) -> None:
@@ -289,6 +363,25 @@ class Life(RuleBasedStateMachine):
         self.blocked = blocked
         if self.state.status == is_.WAITING:
             self.send(m.Hold("waits for db") if blocked else m.Go())
+
+    @rule(takes_time=st.booleans())
+    def starts_take_time(self, takes_time: bool) -> None:
+        self.spawn_takes_time = takes_time
+
+    @precondition(lambda self: self.preparing)
+    @rule(works=st.booleans())
+    def start_is_prepared(self, works: bool) -> None:
+        """The launcher starts it if that is what is still waited for, else it only keeps what it has prepared."""
+        self.preparing = False
+        if self.state.status != is_.STARTING:
+            return
+        if works:
+            assert not self.main and not self.rest
+            self.pids += 1
+            self.main = self.pids
+            self.send(m.Spawned(self.main))
+        else:
+            self.send(m.SpawnFailed("no network"))
 
     @rule(works=st.booleans())
     def program_comes_or_goes(self, works: bool) -> None:
@@ -316,6 +409,8 @@ class Life(RuleBasedStateMachine):
             assert self.state.deadline is not None, "nothing would ever end this"
         elif status != is_.WAITING:
             assert self.state.deadline is None
+        if status == is_.STARTING:
+            assert self.preparing, "nothing would ever end this"
         if status in is_.DOWN:
             assert not self.main and not self.rest and self.state.then == ""
         if status == is_.WAITING and self.state.deadline is None:
@@ -327,6 +422,9 @@ class Life(RuleBasedStateMachine):
             return
         self.spawn_works = True
         self.blocked = False
+        self.spawn_takes_time = False
+        if self.preparing:
+            self.start_is_prepared(works=True)
         if self.state.status == is_.BACKOFF:
             self.now = self.state.deadline or self.now
             self.send(m.Tick())
