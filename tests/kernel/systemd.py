@@ -169,7 +169,10 @@ class Systemd:
     def end(self) -> None:
         """One kill, and with their PID 1 all that run in the container end. Its cgroups go, the controllers are set back."""
         if self.pid1:
-            os.kill(self.pid1, signal.SIGKILL)  # not reaped yet: its parent waits for it as our child
+            # By its number: its parent reaps it and then ends, and we have not reaped the parent.
+            os.kill(self.pid1, signal.SIGKILL)
+        else:
+            self.container.kill()
         self.container.wait()
         for folder, _, _ in os.walk(self.cgroup, topdown=False):
             os.rmdir(folder)

@@ -1,10 +1,13 @@
 """The guest is what the rest of the suite takes for granted."""
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 from pathlib import Path
+
+import pytest
 
 import oxmgr._native
 from tests.conftest import wait_until
@@ -79,3 +82,13 @@ def test_what_is_written_stays_in_the_guest() -> None:
             refused.append(place)
     assert Path("/") in refused
     assert Path("/usr") not in refused, "an overlay takes it"
+
+
+def test_the_host_refuses_writes_even_if_the_guest_mounts_its_files_for_writing() -> None:
+    subprocess.run(["mount", "-o", "remount,rw", "/run/root"], check=True)
+    try:
+        with pytest.raises(OSError) as refused:
+            (Path("/run/root/tmp") / os.environ["WRITTEN_IN_THE_GUEST"]).touch()
+        assert refused.value.errno == errno.EROFS
+    finally:
+        subprocess.run(["mount", "-o", "remount,ro", "/run/root"], check=True)
