@@ -7,7 +7,6 @@ generators. So it is up within a few seconds on an emulated CPU, and gone with o
 import os
 import select
 import shlex
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -114,9 +113,11 @@ class Systemd:
 
     def is_up(self) -> bool:
         children = Path(f"/proc/{self.container.pid}/task/{self.container.pid}/children").read_text().split()
-        if not children or not os.readlink(f"/proc/{children[0]}/exe").endswith("/systemd"):
+        if not children:
             return False
         self.pid1 = int(children[0])
+        if not os.readlink(f"/proc/{self.pid1}/exe").endswith("/systemd"):
+            return False
         return self.try_systemctl("is-active", "tests.target").returncode == 0
 
     def run(self, *argv: str, delegate: bool, settings: str = "") -> Ended:
@@ -168,12 +169,11 @@ class Systemd:
 
     def end(self) -> None:
         """One kill, and with their PID 1 all that run in the container end. Its cgroups go, the controllers are set back."""
-        if self.pid1:
-            # By its number: its parent reaps it and then ends, and we have not reaped the parent.
-            os.kill(self.pid1, signal.SIGKILL)
-        else:
-            self.container.kill()
+        self.container.kill()
         self.container.wait()
+        if self.pid1:
+            # It is killed with its parent, becomes a child of the suite, and takes all of its namespace along.
+            os.waitpid(self.pid1, 0)
         for folder, _, _ in os.walk(self.cgroup, topdown=False):
             os.rmdir(folder)
         enable(self.enabled_here, "-")
