@@ -11,6 +11,7 @@ import sys
 
 DAEMON = "supervise"
 HELPERS = ("network",)
+INTERRUPTED = 130
 
 
 def main() -> int:
@@ -19,10 +20,14 @@ def main() -> int:
         # A command lives for milliseconds: what it leaves is the kernel's to clean up, so nothing is collected and
         # nothing torn down. That is a fifth of the time of `oxmgr list`.
         gc.disable()
-        from oxmgr.cli.main import main as run_cli
+        try:
+            from oxmgr.cli.main import main as run_cli
 
-        code = run_cli(words)
-        sys.stderr.flush()
+            code = run_cli(words)
+            sys.stderr.flush()
+        except KeyboardInterrupt:
+            # Before the command line could take care of it.
+            code = INTERRUPTED
         os._exit(code)
     sys.path[1:1] = words[1].split(":")
     if words[0] in HELPERS:

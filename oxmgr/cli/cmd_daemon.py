@@ -54,7 +54,7 @@ def _status(args: Args) -> int:
     view = ask(connect(places), GetDaemon())
     assert isinstance(view, DaemonView)
     if args.flag("json"):
-        print_json(view)
+        print_json({key: getattr(view, key) for key in DaemonView.__struct_fields__})
         return DONE
     for text in view.warnings:
         warn(text)

@@ -9,7 +9,8 @@ from oxmgr.cli.output import GREEN, RED, YELLOW, paint, print_json, size, wants_
 from oxmgr.cli.parser import Args
 from oxmgr.client.connection import NoDaemon, NotRunning, Refused, connect
 from oxmgr.client.saved import kept_aside, read_saved
-from oxmgr.model.messages import DONE, FAILED, DaemonView, GetDaemon
+from oxmgr.model.capabilities import capability_mask
+from oxmgr.model.messages import DONE, FAILED, DaemonView, GetDaemon, GetInstances, Instances, InstanceView
 from oxmgr.model.places import Places
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -23,7 +24,6 @@ def run(args: Args) -> int:
         *_daemon(places),
         *_state(places),
         *_kernel(),
-        *_cgroup(),
         *_limits(),
         *_programs(),
     ]
@@ -67,21 +67,67 @@ def _daemon(places: Places) -> list[Finding]:
     try:
         connection = connect(places)
         view = connection.request(GetDaemon())
-    except (NoDaemon, Refused) as error:
-        hangs = not isinstance(error, NotRunning)
+        reply = connection.request(GetInstances())
+    except NotRunning as error:
         return [
-            (
-                FAIL if hangs else OK,
-                "daemon",
-                f"{error}" + ("" if hangs else "; the first command that needs one starts it"),
-            )
+            (OK, "daemon", f"{error}; the first command that needs one starts it"),
+            (OK, "ladders", "how it makes, keeps, limits and ends processes here is told once a daemon runs"),
         ]
+    except (NoDaemon, Refused) as error:
+        return [(FAIL, "daemon", str(error))]
     assert isinstance(view, DaemonView)
+    assert isinstance(reply, Instances)
     detail = f"pid {view.pid}, version {view.version}, {size(resident(view.pid))}, {view.instances} instances"
     aside = kept_aside(places)
     # What was kept aside is told with the saved files.
     others = [text for text in view.warnings if not any(map(text.startswith, aside))]
-    return [(OK, "daemon", detail), *((WARN, "daemon", text) for text in others)]
+    return [
+        (OK, "daemon", detail),
+        *((WARN, "daemon", text) for text in others),
+        *ladders(view),
+        sandboxes(*_rights_of(view.pid)),
+        *((WARN, "limits", f"{app}: {text}") for app, text in _not_held(reply.instances)),
+    ]
+
+
+LADDERS = ("spawn", "trees", "kill", "limits")
+
+
+def ladders(view: DaemonView) -> list[Finding]:
+    """On which step of each the daemon stands; each step works, the lower ones promise less."""
+    known = [name for name in LADDERS if name in view.ladders]
+    return [(OK, name, view.ladders[name]) for name in [*known, *(one for one in view.ladders if one not in LADDERS)]]
+
+
+def _not_held(views: list[InstanceView]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((view.app, text) for view in views for text in view.warnings))
+
+
+def _rights_of(pid: int) -> tuple[int, int]:
+    """The effective user and capabilities (a mask) of a process; (-1, 0) when they cannot be read."""
+    fields: dict[str, str] = {}
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:
+        pass
+    return int(fields.get("Uid", "-1 -1").split()[1]), int(fields.get("CapEff", "0"), 16)
+
+
+def sandboxes(uid: int, mask: int) -> Finding:
+    """What a daemon with these rights can do of [processes.NAME.sandbox]."""
+    if uid == 0:
+        needed = {"CAP_SYS_ADMIN": "mounts and networks", "CAP_SETUID": "user", "CAP_SETGID": "group"}
+        needed["CAP_SETPCAP"] = "capabilities"
+        missing = [f"{name} ({what})" for name, what in needed.items() if not mask & capability_mask([name])]
+        if not missing:
+            return OK, "sandbox", "every key can be used: the daemon has root's rights"
+        return WARN, "sandbox", f"the daemon is root's, but without {', '.join(missing)}: what needs these fails"
+    return (
+        WARN,
+        "sandbox",
+        "the daemon has not root's rights: umask and no_new_privileges can be used, deny_gpu is a request to libraries",
+    )
 
 
 def _state(places: Places) -> list[Finding]:
@@ -121,22 +167,7 @@ def _kernel() -> list[Finding]:
                 "the kernel has no CONFIG_PROC_CHILDREN: processes that an app leaves behind are not found",
             )
         )
-    else:
-        found.append((OK, "trees", "subreaper, sessions and /proc: what an app leaves behind is found and ended"))
     return found
-
-
-def _cgroup() -> list[Finding]:
-    with open("/proc/self/mountinfo") as file:
-        mounts = [line.split()[4] for line in file if " - cgroup2 " in line]
-    if not mounts:
-        return [(WARN, "cgroup", "no cgroup v2 is mounted; this version of oxmgr does not use it yet")]
-    try:
-        with open(f"{mounts[0]}/cgroup.controllers") as file:
-            controllers = file.read().strip() or "no controllers"
-    except OSError as error:
-        controllers = error.strerror or "not readable"
-    return [(OK, "cgroup", f"v2 at {mounts[0]}: {controllers}; this version of oxmgr does not use it yet")]
 
 
 def _limits() -> list[Finding]:

@@ -40,16 +40,23 @@ def run(args: Args) -> int:
         if args.flag("config"):
             raise Usage(f"--config and {words[0]} both name an oxfile: leave one out")
         specs = read_files(words, args)
-    elif not words:
-        if made_here or args.rest:
-            raise Usage(f"--{(made_here or ['…'])[0]} is for a script or command: name one, or write it in the oxfile")
+    elif not words and not args.rest:
+        if made_here:
+            raise Usage(f"{_are(made_here)} for a script or command: name one, or write it in the oxfile")
         specs = read_files([args.one("config")], args)
     else:
-        for key in FILE_OPTIONS:
-            if args.flag(key):
-                raise Usage(f"--{key} is for an oxfile, and {words[0]} is none; --only chooses apps of one")
+        wrong = [key for key in FILE_OPTIONS if args.flag(key)]
+        if wrong:
+            named = (words or args.rest)[0]
+            raise Usage(f"{_are(wrong)} for an oxfile, and {named} is none; --only chooses apps of one")
         specs = [_app_of_words(args)]
     return _foreground(specs, args) if args.flag("foreground") else apply(specs, args)
+
+
+def _are(keys: list[str]) -> str:
+    """`--name is`, `--name and --cwd are`, of options that stand where they cannot."""
+    names = [f"--{key}" for key in keys]
+    return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
 
 
 def _known_views() -> list[InstanceView]:
@@ -143,9 +150,9 @@ def app(args: Args) -> Spec:
 
 def _start_known(targets: list[str], views: list[InstanceView], args: Args) -> int:
     name = targets[0]
-    for key in FILE_OPTIONS:
-        if args.flag(key):
-            raise Usage(f"--{key} is for an oxfile, and {name} is a known app; start --only {name} reads the file")
+    wrong = [key for key in FILE_OPTIONS if args.flag(key)]
+    if wrong:
+        raise Usage(f"{_are(wrong)} for an oxfile, and {name} is a known app; start --only {name} reads the file")
     if args.flag("foreground"):
         raise Usage(f"--foreground is for an oxfile, script or command; {name} is a known app: leave it out")
     if args.flag("dry-run"):

@@ -36,9 +36,9 @@ def paint(text: str, colour: str, wanted: bool) -> str:
 
 
 def terminal_width(fd: int = 1) -> int | None:
-    """Columns; None where there is no terminal, and so nothing to fit into."""
+    """Columns; None where there is no terminal, or one that does not know how wide it is: nothing to fit into."""
     try:
-        return os.get_terminal_size(fd).columns if os.isatty(fd) else None
+        return (os.get_terminal_size(fd).columns or None) if os.isatty(fd) else None
     except OSError:
         return None
 
@@ -172,7 +172,7 @@ def print_instances(views: "Iterable[InstanceView]") -> None:
     colours = [{1: STATUS_COLOURS.get(view.status, "")} for view in views]
     why = len(header) - 1
     # On a narrow terminal, why something is as it is tells more than what it uses.
-    droppable = [*([] if any(view.reason for view in views) else [why]), *([7] if named else []), 6, 5, 3, 4]
+    droppable = [*([] if any(row[why] for row in rows) else [why]), *([7] if named else []), 6, 5, 3, 4]
     sys.stdout.write(
         table(
             header,
@@ -197,8 +197,19 @@ def _row(view: InstanceView, named: bool) -> list[str]:
         "-" if view.cpu_percent is None else f"{view.cpu_percent:.1f}%",
         "-" if view.memory_bytes is None else size(view.memory_bytes),
         *([view.namespace] if named else []),
-        view.reason,
+        view.reason or _what_does_not_hold(view),
     ]
+
+
+def _what_does_not_hold(view: InstanceView) -> str:
+    if not view.warnings:
+        return ""
+    what = "the sandbox is not whole" if all(map(_is_of_sandbox, view.warnings)) else "not all limits hold"
+    return f"{what}, see oxmgr status {view.app}"
+
+
+def _is_of_sandbox(text: str) -> bool:
+    return text.startswith("sandbox.")
 
 
 class ProgressLine:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-BLOCK = 64 * 1024
+BLOCK = 8192
 WHOLE = 2048
 
 Stat = tuple[int, int, int, int, int, int]
@@ -29,8 +29,8 @@ def add_usage(views: "Iterable[InstanceView]") -> None:
     found = trees(views)
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     for view in views:
-        stats = found.get(view.name)
-        if not stats:
+        stats = found.get(view.pid or 0)
+        if stats is None:
             continue
         age = max(uptime - stats[0][START] / TICKS, 1 / TICKS)
         view.cpu_percent = round(100 * sum(stat[CPU] for stat in stats) / TICKS / age, 1)
@@ -50,21 +50,21 @@ def memory_of(cgroup: str | None, stats: list[Stat]) -> int | None:
     return sum(stat[RESIDENT] for stat in stats) * PAGE or None
 
 
-def trees(views: "Iterable[InstanceView]") -> dict[str, list[Stat]]:
-    """The processes of each instance that has a main one, which comes first; by the instances' names."""
-    found: dict[str, list[Stat]] = {}
-    walked: dict[int, str] = {}
+def trees(views: "Iterable[InstanceView]") -> dict[int, list[Stat]]:
+    """The processes of each instance that has a main one, which comes first; by the main one's pid."""
+    found: dict[int, list[Stat]] = {}
+    walked: set[int] = set()
     for view in views:
         if view.pid is None:
             continue
         members = members_of(view.cgroup) if view.cgroup else None
         if members is None:
-            walked[view.pid] = view.name
+            walked.add(view.pid)
             continue
         main = read_stat(view.pid)
         if main is not None:
             others = [read_stat(pid) for pid in members if pid != view.pid]
-            found[view.name] = [main, *(stat for stat in others if stat is not None)]
+            found[view.pid] = [main, *(stat for stat in others if stat is not None)]
     if walked:
         _walk(walked, found)
     return found
@@ -87,7 +87,7 @@ def members_of(cgroup: str) -> list[int] | None:
     return pids
 
 
-def _walk(mains: dict[int, str], found: dict[str, list[Stat]]) -> None:
+def _walk(mains: set[int], found: dict[int, list[Stat]]) -> None:
     """Without a cgroup, a tree is all of its main process's session, wherever it was re-parented to, and all below."""
     stats: dict[int, Stat] = {}
     below: dict[int, list[int]] = {}
@@ -99,12 +99,11 @@ def _walk(mains: dict[int, str], found: dict[str, list[Stat]]) -> None:
             stats[pid] = stat
             parent, session = stat[:2]
             below.setdefault(session if session in mains and pid != session else parent, []).append(pid)
-    for main, name in mains.items():
-        if main in stats:
-            pids = [main]
-            for pid in pids:
-                pids += below.get(pid, ())
-            found[name] = [stats[pid] for pid in pids]
+    for main in mains & stats.keys():
+        pids = [main]
+        for pid in pids:
+            pids += below.get(pid, ())
+        found[main] = [stats[pid] for pid in pids]
 
 
 def read_stat(pid: int | str) -> Stat | None:
@@ -112,7 +111,7 @@ def read_stat(pid: int | str) -> Stat | None:
     if not data:
         return None
     # The name, in parentheses, may hold anything. The first field behind it is number 3 of proc(5).
-    part = data[data.rindex(b")") + 2 :].split()
+    part = data[data.rindex(b")") + 2 :].split(None, 22)
     ticks = int(part[11]) + int(part[12]) + int(part[13]) + int(part[14])
     return int(part[1]), int(part[3]), ticks, int(part[21]), int(part[17]), int(part[19])
 

@@ -9,7 +9,7 @@ from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, Saved
 from oxmgr.model.places import Places
 from oxmgr.model.records import Newer, read_records
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import Spec, instance_name, log_paths
+from oxmgr.model.spec import Limits, Spec, instance_name, log_paths
 from oxmgr.model.targets import selects
 
 TYPE_CHECKING = False
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
     from oxmgr.model.codec import Struct
+
+NO_AMOUNTS = ("cpu_window_secs", "required")
 
 
 def read_saved(places: Places, targets: list[str]) -> tuple[list[InstanceView], list[str]]:
@@ -129,7 +131,16 @@ def _view(app: SavedApp, index: int, seen: Observed | None, places: Places) -> I
         working_dir=spec.working_dir,
         log_file=out,
         error_log_file=err,
+        cgroup=(seen.cgroup or None) if alive else None,
+        oom_kills=seen.oom_kills,
+        limits=set_limits(spec.limits),
     )
+
+
+def set_limits(limits: Limits) -> dict[str, float | str]:
+    """As the daemon tells them: without those that say how and not how much."""
+    found = {key: getattr(limits, key) for key in Limits.__struct_fields__ if key not in NO_AMOUNTS}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _is_alive(seen: Observed) -> bool:

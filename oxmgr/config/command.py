@@ -4,6 +4,9 @@ import os
 import shlex
 
 SHELL = "/bin/sh"
+FOLDERS_SHOWN = 3
+LINE_READ = 256
+"""So much of a script's first line the kernel reads (BINPRM_BUF_SIZE)."""
 
 # Words that are part of the shell itself (POSIX, Shell Command Language).
 _BUILTINS = frozenset(". : break cd continue eval exec exit export readonly return set shift source times trap".split())
@@ -73,9 +76,10 @@ def program_error(argv: list[str], working_dir: str, path: str) -> str | None:
     """Why argv[0] will not run, or None. `path` is the PATH that the app will have."""
     program = argv[0]
     if "/" not in program:
-        if which(program, path):
-            return None
-        return f"there is no program {program} in its PATH ({path})"
+        found = which(program, path)
+        if found is None:
+            return f"there is no program {program} in its PATH ({_short(path)})"
+        return _interpreter_error(found, working_dir, path)
     full = os.path.join(working_dir, program)
     if os.path.isdir(full):
         return f"{full} is a folder"
@@ -83,7 +87,46 @@ def program_error(argv: list[str], working_dir: str, path: str) -> str | None:
         return f"{full} does not exist"
     if not os.access(full, os.X_OK):
         return f"{full} is not executable: chmod +x it"
+    return _interpreter_error(full, working_dir, path)
+
+
+def _short(path: str) -> str:
+    """The first folders of a PATH, for many are no help to who has mistyped a name."""
+    folders = path.split(":")
+    more = len(folders) - FOLDERS_SHOWN
+    return path if more <= 0 else f"{':'.join(folders[:FOLDERS_SHOWN])} and {more} more"
+
+
+def _interpreter_error(file: str, working_dir: str, path: str) -> str | None:
+    """Why what a script's first line names cannot run it (execve(2), Interpreter scripts), or None."""
+    try:
+        with open(file, "rb") as opened:
+            first = os.fsdecode(opened.read(LINE_READ).partition(b"\n")[0])
+    except OSError:
+        return None  # it may be run and not read
+    words = first.removeprefix("#!").split(None, 1) if first.startswith("#!") else []
+    if not words:
+        return None
+    if first.endswith("\r"):
+        return f"the first line of {file} ends with a carriage return, which belongs to it for the kernel: take it out"
+    interpreter = os.path.join(working_dir, words[0])
+    if not (os.path.isfile(interpreter) and os.access(interpreter, os.X_OK)):
+        return f"{file} is to be run by {words[0]}, as its first line says, and there is no such program"
+    wanted = _program_of_env(words[1].strip()) if os.path.basename(interpreter) == "env" and words[1:] else None
+    if wanted and "/" not in wanted and not which(wanted, path):
+        return f"{file} is to be run by {wanted}, as its first line says, and that is not in its PATH ({_short(path)})"
     return None
+
+
+def _program_of_env(words: str) -> str | None:
+    """What env(1) is to run. None where options say more than this understands."""
+    if not words.startswith("-"):
+        # All behind the interpreter is one word to it.
+        return words
+    if not words.startswith("-S"):
+        return None
+    rest = [word for word in words.removeprefix("-S").split() if "=" not in word]
+    return rest[0] if rest and not rest[0].startswith("-") else None
 
 
 def which(program: str, path: str) -> str | None:

@@ -38,7 +38,7 @@ def app_from_words(
     env: dict[str, str] = dict(keys.pop("env", None) or {})  # type: ignore[call-overload]
     file = os.path.join(cwd, os.path.expanduser(words[0]).removeprefix("./"))
     if os.path.isfile(file) and ("/" in words[0] or os.path.splitext(words[0])[1] or not which(words[0], path)):
-        argv = [*_how_to_run(file, words[0], cwd, path), *words[1:]]
+        argv, unknown = [*_how_to_run(file, words[0], cwd, path), *words[1:]], ""
         command = " ".join(words)
         if os.path.splitext(file)[1] == ".py":
             # Or its lines would sit in Python's buffer until it has 8 KB of them.
@@ -48,10 +48,11 @@ def app_from_words(
             argv, command = parse_command(words[0] if len(words) == 1 else words)
         except ValueError as wrong:
             raise error(f"the command {wrong}") from None
-        if argv[0] != SHELL:
-            wrong_program = program_error(argv, cwd, env.get("PATH") or path)
-            if wrong_program:
-                raise error(f"{words[0]}: there is no such app, file or command: {wrong_program}")
+        there = os.path.exists(os.path.join(cwd, argv[0])) if "/" in argv[0] else which(argv[0], path)
+        unknown = "" if there else f"{words[0]}: there is no such app, file or command: "
+    wrong_program = program_error(argv, cwd, env.get("PATH") or path) if argv[0] != SHELL else None
+    if wrong_program:
+        raise error(f"{unknown}{wrong_program}")
     if name is None:
         name = default_name(argv if argv[0] != SHELL else words[0].split(), cwd)
     wrong_name = name_error(name)

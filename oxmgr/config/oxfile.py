@@ -22,6 +22,9 @@ DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 MAKERS = {"limits": make_limits, "sandbox": make_sandbox}
 """What makes a field of Spec of each sub-table in keys.TABLES."""
 
+WHICH_PROGRAM = (("working_dir",), ("env_file",), (keys.VARIABLES, "PATH"))
+"""The keys that decide which file a command's first word is."""
+
 Table = dict[str, object]
 
 
@@ -101,6 +104,7 @@ class _Oxfile:
         self.profile = profile
         self.caller = caller
         self.problems: list[Problem] = []
+        self.depends: dict[str, list[str]] = {}
 
     # --- the file ---
 
@@ -130,7 +134,7 @@ class _Oxfile:
             spec = self.app(name, merged)
             if spec is not None:
                 specs[name] = spec
-        self.check_dependencies(specs, set(tables), disabled)
+        self.check_dependencies(set(tables), disabled)
         for name in only or ():
             if name not in tables:
                 self.problems.append(
@@ -139,7 +143,7 @@ class _Oxfile:
         if self.problems:
             # What is wrong in [defaults] is found with each app.
             raise ConfigError(list(dict.fromkeys(self.problems)))
-        order = start_order({name: list(spec.depends_on) for name, spec in specs.items()})
+        order = start_order(self.depends)
         return [specs[name] for name in order if not only or name in only]
 
     def check_profile(self, tables: Table) -> None:
@@ -153,15 +157,16 @@ class _Oxfile:
             has = f"it has {', '.join(known)}" if known else "it has none"
             self.problems.append(Problem(self.path, "", f"--env {self.profile}: no app has that profile; {has}"))
 
-    def check_dependencies(self, specs: dict[str, Spec], names: set[str], disabled: set[str]) -> None:
-        for name, spec in specs.items():
-            for other in spec.depends_on:
+    def check_dependencies(self, names: set[str], disabled: set[str]) -> None:
+        """Of the apps with another mistake too."""
+        for name, others in self.depends.items():
+            for other in others:
                 path = ("processes", name, "depends_on")
                 if other in disabled:
                     self.fail(path, f"{other} is disabled")
                 elif other not in names:
                     self.fail(path, f"there is no app {other}{nearest(other, list(names))}")
-        cycle = find_cycle({name: list(spec.depends_on) for name, spec in specs.items()})
+        cycle = find_cycle(self.depends)
         if cycle:
             self.fail(("processes", cycle[0], "depends_on"), f"goes in a circle: {' → '.join(cycle)}")
 
@@ -210,40 +215,44 @@ class _Oxfile:
     # --- an app ---
 
     def app(self, name: str, merged: Layer) -> Spec | None:
+        """None when something is wrong with it. Each check looks at what could be read, whatever else is wrong."""
         before = len(self.problems)
         if ("command",) not in merged:
             self.fail(("processes", name), "has no command: write what to run")
-            return None
-        read, tables = self.read(merged)
+        read, tables, wrong = self.read(merged)
+        depends_on: Any = read.get("depends_on", ())
+        self.depends[name] = list(depends_on)
         for table, make in MAKERS.items():
-            if table in tables and len(self.problems) == before:
+            if table in tables:
                 read[table] = make(tables[table], self.caller, self.teller(table, merged))
-        if len(self.problems) > before:
-            return None
-        env: dict[str, Any] = tables.get(keys.VARIABLES, {})
-        env_file = read.pop("env_file", None)
-        if isinstance(env_file, str):
-            try:
-                env = read_env_file(env_file) | env
-            except ConfigError as wrong:
-                self.fail(merged["env_file",].where, str(wrong))
+        env = self.variables(tables, read.pop("env_file", None), merged)
         folder = str(read.pop("working_dir", self.folder))
         if not os.path.isdir(folder):
             where = merged["working_dir",].where if ("working_dir",) in merged else ("processes", name)
             self.fail(where, f"the folder {folder} does not exist")
-        parsed: Any = read.pop("command")
-        argv, command = parsed
-        self.check_program(argv, folder, env, merged["command",].where)
+        command: Any = read.pop("command", None)
+        if command and wrong.isdisjoint(WHICH_PROGRAM):
+            self.check_program(command[0], folder, env, merged["command",].where)
         read["restart"] = self.restart(read, merged)
         read.pop("restart_on_exit", None)
         if len(self.problems) > before:
             return None
-        return Spec(name, command, argv, folder, env=env, **read)  # type: ignore[arg-type]
+        return Spec(name, command[1], command[0], folder, env=env, **read)  # type: ignore[arg-type]
 
-    def read(self, merged: Layer) -> tuple[Table, dict[str, Table]]:
-        """The values of an app's own keys, and those of each of its sub-tables."""
+    def variables(self, tables: dict[str, Table], env_file: object, merged: Layer) -> dict[str, Any]:
+        env: dict[str, Any] = tables.get(keys.VARIABLES, {})
+        if isinstance(env_file, str):
+            try:
+                return read_env_file(env_file) | env
+            except ConfigError as wrong:
+                self.fail(merged["env_file",].where, str(wrong))
+        return env
+
+    def read(self, merged: Layer) -> tuple[Table, dict[str, Table], set[Path]]:
+        """The values of an app's own keys, those of each of its sub-tables, and the keys whose value is none."""
         own: Table = {}
         tables: dict[str, Table] = {}
+        failed: set[Path] = set()
         for path, (value, where) in merged.items():
             key = keys.find_key(path)
             if key is None or path == ("profiles",):
@@ -254,13 +263,14 @@ class _Oxfile:
                 found = self.reader.read(key, value)
             except ValueError as wrong:
                 self.fail(where, str(wrong))
+                failed.add(path)
                 continue
             if len(path) == 1:
                 own[path[0]] = found
             else:
                 tables.setdefault(path[0], {})[path[1]] = found
         own.pop("disabled", None)
-        return own, tables
+        return own, tables, failed
 
     def teller(self, table: str, merged: Layer) -> Tell:
         """Of several keys, the line is that of one outside of [defaults]: what is there may be right for others."""

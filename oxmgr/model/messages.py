@@ -187,7 +187,11 @@ class Env(Struct, tag="env"):
 
 
 class DaemonView(Struct, tag="daemon"):
-    """`started_at` is Unix time in seconds, `warnings` what a user ought to know (a state file put aside, …)."""
+    """`started_at` is Unix time in seconds, `warnings` what a user ought to know (a state file put aside, …).
+
+    `ladders` says in words on which step of each this host stands: `spawn`, how children are made; `trees`, how trees
+    are kept; `kill`, how they are ended; `limits`, which can be held and which cannot.
+    """
 
     pid: int
     version: str
@@ -198,6 +202,7 @@ class DaemonView(Struct, tag="daemon"):
     run: str
     logs: str
     warnings: list[str] = []
+    ladders: dict[str, str] = {}
 
 
 class Event(Struct, tag="event", omit_defaults=True, gc=False):

@@ -105,7 +105,7 @@ def test_send_writes_to_the_apps_input(ox: Ox) -> None:
     ox("scale", "app", "2")
     assert "app:0, app:1" in ox("send", "app", "x", code=2).stderr
     ox("stop", "app:1")
-    assert "nobody to read it" in ox("send", "app:1", "x", code=1).stderr
+    assert "nobody would read it" in ox("send", "app:1", "x", code=1).stderr
 
 
 def test_init_writes_a_file_that_starts(ox: Ox) -> None:
