@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from oxmgr.model.messages import DaemonView
 from tests.conftest import DEADLINE, wait_until
 from tests.integration.conftest import COMMAND, Ox
 
@@ -131,6 +132,7 @@ def test_daemon_run_stays_until_it_is_told_to_stop(empty: Ox) -> None:
     view = empty.json("daemon", "status")
     assert (view["pid"], view["apps"], view["instances"], view["warnings"]) == (daemon.pid, 1, 1, [])
     assert view["state"] == empty.home.places.state
+    assert list(view) == list(DaemonView.__struct_fields__)
     assert empty.home.places.socket in empty("daemon", "status").stdout
     done = empty("daemon", "run", code=1)
     assert f"another one runs for {empty.home.folder}, pid {daemon.pid}" in done.stderr

@@ -217,10 +217,13 @@ def test_env_is_what_the_next_start_gets(ox: Ox) -> None:
 
 
 def test_doctor_finds_what_is_wrong_and_only_that(empty: Ox) -> None:
-    assert empty("doctor").stdout
+    assert "told once a daemon runs" in empty("doctor").stdout
     assert empty.daemon() is None
     empty.home.start_daemon()
     findings = empty.json("doctor")
+    assert "sandbox" in [finding["check"] for finding in findings]
+    ladders = [finding for finding in findings if finding["check"] in empty.json("daemon", "status")["ladders"]]
+    assert all(finding["detail"] for finding in ladders)
     assert all(finding.keys() == {"result", "check", "detail"} for finding in findings)
     assert {
         finding["result"] for finding in findings if finding["check"] in ("state", "run", "logs", "daemon", "saved")

@@ -70,6 +70,14 @@ def test_what_is_behind_two_dashes_is_the_apps_own(ox: Ox) -> None:
     wait_until(lambda: ox.home.log("tell") == "--name x a b\n", "the words")
 
 
+def test_all_of_a_command_may_stand_behind_two_dashes(ox: Ox) -> None:
+    ox.app("tell", 'echo "$@"; exec sleep 1000')
+    ox("start", "--name", "app", "--", "./tell", "--name", "x")
+    wait_until(lambda: ox.home.log("app") == "--name x\n", "the words")
+    assert "nosuch" in ox("start", "--", "nosuch", "1000", code=2).stderr
+    assert "--env is for an oxfile, and ./tell is none" in ox("start", "--env", "x", "--", "./tell", code=2).stderr
+
+
 def test_start_of_known_apps_starts_them_again_as_they_were(ox: Ox) -> None:
     ox.app("one", SLEEP)
     ox("start", "./one", "-i", "2")
@@ -96,6 +104,9 @@ def test_options_of_an_oxfile_are_refused_where_there_is_none(ox: Ox) -> None:
         ["one", "--foreground"],
     ):
         assert ox("start", *words, code=2).stderr.startswith("oxmgr: --"), words
+    # All that stand where they cannot are named at once.
+    told = ox("start", "--name", "x", "--cwd", "/", "-i", "2", code=2).stderr
+    assert "--name, --instances and --cwd are for a script or command" in told
 
 
 def test_dry_run_changes_nothing_and_starts_no_daemon(empty: Ox) -> None:
@@ -180,11 +191,20 @@ def test_a_job_that_is_done_at_once_has_not_failed(ox: Ox) -> None:
 
 def test_what_cannot_be_executed_is_told(ox: Ox) -> None:
     ox.file("bad", "no program", 0o755)
-    ox.file("bad", "#!/nosuch/interpreter\n", 0o755)
     ox("start", "sleep 1000", "--name", "good")
-    failed = ox("start", "./bad --now", "--name", "bad", code=None)
-    assert failed.returncode in (1, 2) and "bad" in failed.stderr
+    failed = ox("start", "./bad --now", "--name", "bad", code=1)
+    assert "bad" in failed.stderr
     assert shown(ox)["good"] == "running"
+
+
+def test_a_script_whose_interpreter_is_not_there_is_refused_and_not_registered(ox: Ox) -> None:
+    ox.oxfile('[processes.bad]\ncommand = "./bad"\n')
+    for first, named in (("#!/nosuch/x", "/nosuch/x"), ("#!/usr/bin/env nosuch", "nosuch")):
+        ox.file("bad", f"{first}\n", 0o755)
+        for words in (["./bad"], ["bad"], ["./bad", "--", "--now"], [], ["--", "./bad"]):
+            assert f"run by {named}," in ox("start", *words, code=2).stderr
+        assert f"run by {named}," in ox("apply", code=2).stderr
+    assert shown(ox) == {}
 
 
 # --- the daemon that it starts ---

@@ -6,6 +6,7 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Iterator
@@ -134,6 +135,41 @@ def test_ctrl_c_leaves_the_daemon_and_the_apps_alone(ox: Ox, terminal: Terminal)
     assert "interrupted" in terminal.text and "Traceback" not in terminal.text
     assert ox.home.pid("other") == before
     assert ox.json("list", "slow")[0]["status"] == "waiting"
+
+
+def test_ctrl_c_while_the_command_line_is_loaded_is_silent(empty: Ox) -> None:
+    # Pressed at the very moment when that module is looked for.
+    script = """
+import os, signal, sys
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.path[1:1] = os.environ["FOLDERS"].split(":")
+from oxmgr.__main__ import main
+sys.meta_path.insert(0, Press())
+main()
+"""
+    folders = ":".join(path for path in sys.path if path)
+    for module in ("oxmgr.cli.main", "oxmgr.cli.table", "oxmgr.model.codec", "oxmgr.cli.cmd_list"):
+        done = subprocess.run(
+            [sys.executable, "-IS", "-c", script, "list"],
+            env={**empty.env, "AT": module, "FOLDERS": folders},
+            capture_output=True,
+            preexec_fn=hear_ctrl_c,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (130, b"", b""), module
+
+
+def test_a_terminal_that_knows_no_width_gets_the_whole_table(ox: Ox) -> None:
+    wide(ox)
+    terminal = Terminal(0)
+    try:
+        shown = COLOURS.sub("", at_terminal(terminal, ox, "list"))
+    finally:
+        terminal.close()
+    assert "n" * 40 in shown and "MEMORY" in shown
 
 
 def test_ctrl_c_of_the_command_that_started_the_daemon_leaves_it_alone(empty: Ox, terminal: Terminal) -> None:

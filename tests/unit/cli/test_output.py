@@ -1,26 +1,31 @@
 """How things look."""
 
+import fcntl
 import os
 import re
-from typing import Any
+import struct
+import termios
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxmgr.cli import output, usage
-from oxmgr.cli.output import duration, paint, print_instances, printable, size, table, wants_colour
+from oxmgr.cli import output
+from oxmgr.cli.output import (
+    duration,
+    paint,
+    print_instances,
+    printable,
+    size,
+    table,
+    terminal_width,
+    wants_colour,
+)
 from oxmgr.model.messages import InstanceView
+from tests.unit.cli.conftest import view
 
 HEADER = ["NAME", "STATUS", "PID", "WHY"]
 cells = st.text(max_size=30)
-
-
-def view(**keys: Any) -> InstanceView:
-    usual: dict[str, Any] = dict.fromkeys(InstanceView.__struct_fields__)
-    usual |= {"name": "app", "app": "app", "instance": 0, "namespace": "default", "status": "running", "restarts": 0}
-    usual |= {"reason": "", "command": "x", "working_dir": "/"}
-    return InstanceView(**usual | keys)
 
 
 @given(st.lists(st.lists(cells, min_size=4, max_size=4), max_size=4), st.integers(1, 120))
@@ -90,6 +95,38 @@ def test_where_nothing_is_wrong_the_reason_is_the_first_to_go(
     assert "WHY" not in shown and "MEMORY" in shown
 
 
+LIMIT = "limits.tasks_max cannot be enforced here: no cgroup v2 is mounted"
+RIGHT = "sandbox.deny_gpu is a request to libraries only"
+
+
+@pytest.mark.parametrize(
+    ("warnings", "why"),
+    [
+        ([LIMIT], "not all limits hold, see oxmgr status app"),
+        ([LIMIT, RIGHT], "not all limits hold, see oxmgr status app"),
+        ([RIGHT], "the sandbox is not whole, see oxmgr status app"),
+    ],
+)
+def test_what_does_not_hold_is_marked_where_there_is_no_other_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, warnings: list[str], why: str
+) -> None:
+    assert why in instances(capsys, monkeypatch, None, view(name="app:1", warnings=warnings))
+    assert "see oxmgr" not in instances(capsys, monkeypatch, None, view(warnings=warnings, reason="exit code 3"))
+    # It is a reason to show the column that otherwise goes first.
+    assert "not all" in instances(capsys, monkeypatch, 58, view(name="a" * 12, warnings=[LIMIT]))
+
+
+@pytest.mark.parametrize(("columns", "width"), [(0, None), (1, 1), (80, 80)])
+def test_a_terminal_without_a_width_has_nothing_to_fit_into(columns: int, width: int | None) -> None:
+    ours, theirs = os.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        assert terminal_width(theirs) == width
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [
@@ -151,11 +188,3 @@ def test_a_terminal_wants_colour_unless_it_is_told_not_to(
 def test_paint_leaves_alone_what_has_no_colour() -> None:
     assert (paint("a", "32", False), paint("a", "", True), paint("", "32", True)) == ("a", "a", "")
     assert paint("a", "32", True) == "\x1b[32ma\x1b[0m"
-
-
-def test_usage_is_of_the_tree_and_unknown_where_there_is_none() -> None:
-    own, none = view(pid=os.getpid()), view(pid=None)
-    usage.add_usage([own, none])
-    assert own.memory_bytes is not None and own.memory_bytes > 1 << 20 and (own.tasks or 0) >= 1
-    assert own.cpu_percent is not None and own.cpu_percent >= 0
-    assert (none.memory_bytes, none.tasks, none.cpu_percent) == (None, None, None)

@@ -127,6 +127,10 @@ def test_what_cannot_be_started_is_named(start: Start, environ: dict[str, str]) 
     assert start.refused("") == "the command is empty"
     program(start.folder, "data.txt", "", 0o644)
     assert "not executable and its ending names no interpreter" in start.refused("data.txt")
+    program(start.folder, "bad", "#!/nosuch/x\n")
+    for words in (["./bad"], ["bad"], ["bad", "--now"], ["./bad --now"]):
+        told = start.refused(*words)
+        assert "is to be run by /nosuch/x" in told and "no such app" not in told
     program(start.folder, "a.rb", "", 0o644)
     assert start.refused("a.rb") == "a.rb needs ruby, which is not in your PATH: install it"
     program(start.folder, "a.ts", "", 0o644)

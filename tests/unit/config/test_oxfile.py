@@ -278,6 +278,52 @@ def test_all_mistakes_are_told_at_once(problems: Problems) -> None:
     ]
 
 
+def test_a_mistake_hides_no_other_of_the_same_app(problems: Problems, folder: Path) -> None:
+    text = """[processes.a]
+command = "nosuch"
+env = { P = "$UNSET" }
+depends_on = ["nope"]
+limits = { memory_mb = 300, memory_max_mb = 200, tasks_max = 0 }
+sandbox = { umask = 27, user = "nobody at all" }
+[processes.b]
+working_dir = "nosuch"
+depends_on = ["c"]
+[processes.c]
+command = "nosuch"
+instances = 0
+depends_on = ["b"]
+"""
+    keys = [line.split(": ")[1] for line in problems(text)]
+    assert keys == [
+        "processes.a.env.P",
+        "processes.a.limits.tasks_max",
+        "processes.a.sandbox.umask",
+        "processes.a.limits.memory_mb",
+        "processes.a.sandbox.user",
+        "processes.a.command",
+        "processes.b",
+        "processes.b.working_dir",
+        "processes.c.instances",
+        "processes.c.command",
+        "processes.a.depends_on",
+        "processes.b.depends_on",
+    ]
+
+
+@pytest.mark.parametrize("text", ["working_dir = 1", "env_file = 1", 'env = { PATH = "$UNSET" }'])
+def test_where_it_is_not_known_where_a_program_is_looked_for_none_is_missed(problems: Problems, text: str) -> None:
+    (told,) = problems(f'[processes.app]\ncommand = "nosuch"\n{text}\n')
+    assert told.startswith("3:")
+
+
+def test_a_script_whose_interpreter_is_not_there_is_refused(problems: Problems, folder: Path) -> None:
+    program(folder, "bad", "#!/nosuch/x\n")
+    (told,) = problems('[processes.app]\ncommand = "./bad --now"\n')
+    assert told.startswith(
+        f"2: processes.app.command: {folder}/./bad is to be run by /nosuch/x, as its first line says"
+    )
+
+
 def test_a_value_that_is_wrong_in_the_defaults_is_told_once_and_there(problems: Problems) -> None:
     text = f'[defaults]\nstop_timeout_ms = -1\n{APP}[processes.b]\ncommand = "sleep 1"\n'
     assert problems(text) == ["2: defaults.stop_timeout_ms: expected 0 to 31536000000, got -1"]
