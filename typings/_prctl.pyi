@@ -1,4 +1,5 @@
 PR_SET_CHILD_SUBREAPER: int
 PR_SET_NAME: int
+PR_SET_PDEATHSIG: int
 
 def prctl(option: int, arg: int | str = ..., arg2: int = ...) -> int: ...

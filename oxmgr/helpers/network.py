@@ -2,10 +2,15 @@
 daemon has opened it."""
 
 import os
+from _signal import SIGKILL
+
+import _prctl
 
 
 def main() -> int:
-    """0 when it is up: `ok` and a newline go to standard output, else why it is not. Ends at the end of its input."""
+    """0 when it is up: `ok` and a newline go to standard output, else why it is not. Ends with the daemon, and at the
+    end of its input."""
+    _prctl.prctl(_prctl.PR_SET_PDEATHSIG, SIGKILL)
     try:
         from pyroute2 import IPRoute
 

@@ -98,6 +98,7 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
         loop.run()
         server.stop_listening()
         os.unlink(places.socket)
+        launcher.networks.end()
         cgroups.close()
         log("ended")
         os.close(lock)

@@ -11,7 +11,7 @@ from oxmgr.lifecycle.machine import Event, Exited, Spawned, SpawnFailed
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Limits
 from oxmgr.supervisor import cgroup, limits, process
-from oxmgr.supervisor.network import make_network
+from oxmgr.supervisor.network import Networks
 from oxmgr.supervisor.process import StartError
 from oxmgr.supervisor.rights import not_in_force
 
@@ -35,7 +35,7 @@ class Launcher:
     ) -> None:
         self.later: Callable[[Instance, Event], None] = lambda instance, event: None
         self._places = places
-        self._loop = loop
+        self.networks = Networks(loop)
         self._background = background
         self._trees = trees
         self._cgroups = trees.cgroups
@@ -51,7 +51,7 @@ class Launcher:
         if spec.sandbox.private_network and instance.network < 0:
             if not instance.pending:
                 instance.pending = True
-                make_network(self._loop, lambda fd, why: self._on_network(instance, fd, why))
+                self.networks.make(lambda fd, why: self._on_network(instance, fd, why))
             return None
         try:
             return self._start(instance)

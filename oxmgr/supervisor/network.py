@@ -21,21 +21,38 @@ HELPER = "network"
 PATIENCE = 60.0
 
 
-def make_network(loop: "Loop", done: "Callable[[int, str], None]") -> None:
-    """Call `done` with an fd of a network namespace that has nothing but a loopback; or with -1 and why not."""
-    try:
-        _Making(loop, done)
-    except OSError as error:
-        why = error.strerror or str(error)
-        loop.at(0.0, lambda: done(-1, why))
-
-
 def network_of(pid: int) -> int:
     """An fd of the network namespace that a process is in, or -1."""
     try:
         return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return -1
+
+
+class Networks:
+    def __init__(self, loop: "Loop") -> None:
+        self._loop = loop
+        self._making: set[_Making] = set()
+
+    def make(self, done: "Callable[[int, str], None]") -> None:
+        """Call `done` with an fd of a network namespace that has nothing but a loopback; or with -1 and why not."""
+
+        def made(fd: int, why: str) -> None:
+            self._making.discard(making)
+            done(fd, why)
+
+        try:
+            making = _Making(self._loop, made)
+        except OSError as error:
+            why = error.strerror or str(error)
+            self._loop.at(0.0, lambda: done(-1, why))
+            return
+        self._making.add(making)
+
+    def end(self) -> None:
+        """The daemon ends, and no helper outlives it."""
+        for making in list(self._making):
+            making.end(-1, "the daemon ends")
 
 
 class _Making:
@@ -62,28 +79,27 @@ class _Making:
             for fd in (told, held, null):
                 os.close(fd)
         loop.add(reading, READ, self._on_said)
-        self._timer: Timer = loop.at(time.monotonic() + PATIENCE, lambda: self._end(-1, "its helper does not answer"))
+        self._timer: Timer = loop.at(time.monotonic() + PATIENCE, lambda: self.end(-1, "its helper does not answer"))
 
     def _on_said(self, _: int) -> None:
         data = os.read(self._reading, 4096)
         self._said += data
         if self._said == b"ok\n":
             fd = network_of(self._pid)
-            self._end(fd, "" if fd >= 0 else "its helper cannot be looked into")
+            self.end(fd, "" if fd >= 0 else "its helper cannot be looked into")
         elif not data or len(self._said) > 4096:
-            self._end(-1, self._said.decode(errors="replace").strip() or "its helper ended without a word")
+            self.end(-1, self._said.decode(errors="replace").strip() or "its helper ended without a word")
 
-    def _end(self, fd: int, why: str) -> None:
+    def end(self, fd: int, why: str) -> None:
         self._timer.cancel()
         self._loop.remove(self._reading)
         os.close(self._reading)
-        # The end of its input, at which it ends; and if it hangs, it shall not be heard of again either.
+        # The end of its input, at which it ends; with a pidfd it need not even be waited for.
         os.close(self._hold)
         if self._pidfd >= 0:
-            if fd < 0:
-                try:
-                    pidfd_send_signal(self._pidfd, SIGKILL)
-                except ProcessLookupError:
-                    pass
+            try:
+                pidfd_send_signal(self._pidfd, SIGKILL)
+            except ProcessLookupError:
+                pass
             os.close(self._pidfd)
         self._done(fd, why)

@@ -193,6 +193,25 @@ def test_nothing_is_taken_over_from_another_boot(home: Home) -> None:
     os.waitpid(pid, 0)
 
 
+def test_the_command_that_starts_a_daemon_comes_before_what_is_desired(home: Home) -> None:
+    """`oxmgr stop db` without a daemon must not start db first, nor keep the others from starting."""
+    home.apply(home.sh("db", "echo up; exec sleep 1000"), home.sh("api", "exec sleep 1000"))
+    wait_until(lambda: home.log("db") == "up\n", "the first start")
+    home.stop_daemon()
+    home.start_daemon(hold=True)
+    assert statuses(home) == {"db": ("stopped", "running"), "api": ("stopped", "running")}
+    home.request(Act("stop", ["db"]))
+    home.until("api", lambda view: view.status == "running")
+    assert statuses(home)["db"] == ("stopped", "stopped") and home.log("db") == "up\n"
+
+
+def test_a_daemon_whose_starter_says_nothing_starts_what_is_desired_all_the_same(home: Home) -> None:
+    home.apply(home.sh("api", "exec sleep 1000"))
+    home.stop_daemon()
+    home.start_daemon(hold=True)
+    home.until("api", lambda view: view.status == "running")
+
+
 # --- files that are not as they should be ---
 
 
