@@ -81,10 +81,10 @@ _SANDBOX = (
     Key("umask", "umask", "022", 'octal: `"027"` or `0o027`', 0, 0o777),
     Key("no_new_privileges", "bool", "false", "no program that it runs gets more rights than it has (setuid, file capabilities)"),
     Key("capabilities", "capabilities", "", 'it has these and no others, as `["NET_BIND_SERVICE"]`; `[]`: none'),
-    Key("private_tmp", "bool", "false", "a /tmp of its own, empty at each start"),
-    Key("private_network", "bool", "false", "no network but a loopback of its own"),
+    Key("private_tmp", "bool", "false", "a fresh, empty /tmp and /var/tmp in memory, gone with its last process"),
+    Key("private_network", "bool", "false", "a network of its own that has a loopback and nothing else"),
     Key("read_only_paths", "paths", "[]", "files and folders that it cannot change; each must be there"),
-    Key("deny_gpu", "bool", "false", "the host's graphics cards are hidden from it"),
+    Key("deny_gpu", "bool", "false", "the host's graphics cards are hidden from it, and libraries are told that there are none"),
 )  # fmt: skip
 
 TABLES = {

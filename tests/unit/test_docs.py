@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from oxmgr.cli.details import Usage
 from oxmgr.cli.parser import command_help
 from oxmgr.cli.table import COMMANDS
 from oxmgr.config import keys
@@ -125,7 +126,7 @@ def test_every_example_is_accepted(example: Path, tmp_path: Path, environ: dict[
 
 @pytest.mark.parametrize(
     "struct",
-    [messages.InstanceView, messages.Event, messages.DaemonView, messages.Change],
+    [messages.InstanceView, messages.Event, messages.DaemonView, messages.Change, Usage],
     ids=lambda one: one.__name__,
 )
 def test_every_key_of_the_json_is_explained(struct: type) -> None:
