@@ -77,7 +77,8 @@ def _daemon(places: Places) -> list[Finding]:
         return [(FAIL, "daemon", str(error))]
     assert isinstance(view, DaemonView)
     assert isinstance(reply, Instances)
-    detail = f"pid {view.pid}, version {view.version}, {size(resident(view.pid))}, {view.instances} instances"
+    memory = size(resident(view.pid))
+    detail = f"pid {view.pid}, version {view.version}, {memory}, {_instances(view.instances)}"
     aside = kept_aside(places)
     # What was kept aside is told with the saved files.
     others = [text for text in view.warnings if not any(map(text.startswith, aside))]
@@ -88,6 +89,10 @@ def _daemon(places: Places) -> list[Finding]:
         sandboxes(*_rights_of(view.pid)),
         *((WARN, "limits", f"{app}: {text}") for app, text in _not_held(reply.instances)),
     ]
+
+
+def _instances(count: int) -> str:
+    return f"{count} instance{'' if count == 1 else 's'}"
 
 
 LADDERS = ("spawn", "trees", "kill", "limits")
@@ -132,7 +137,7 @@ def sandboxes(uid: int, mask: int) -> Finding:
 
 def _state(places: Places) -> list[Finding]:
     views, wrong = read_saved(places, [])
-    found = [(FAIL, "saved", text) for text in wrong] or [(OK, "saved", f"{len(views)} instances")]
+    found = [(FAIL, "saved", text) for text in wrong] or [(OK, "saved", _instances(len(views)))]
     aside = kept_aside(places)
     return found + [(WARN, "saved", f"{path} was kept aside: look at it, then remove it") for path in aside]
 
