@@ -109,6 +109,7 @@ class Commands:
                 run=self._places.run,
                 logs=self._places.logs,
                 warnings=self._health.warnings(),
+                ladders=self._fleet.trees.ladders(),
             )
         )
 

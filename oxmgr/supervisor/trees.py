@@ -9,7 +9,7 @@ import os
 import time
 from _signal import SIGCONT
 
-from oxmgr.supervisor import cgroup, descendants, process
+from oxmgr.supervisor import cgroup, descendants, native, process
 from oxmgr.supervisor.cgroup import Cgroups
 from oxmgr.supervisor.loop import PRIORITY
 
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
     from oxmgr.supervisor.instance import App, Instance
     from oxmgr.supervisor.loop import Loop
+
+SPAWN_RUNGS = (
+    "clone3, born in its cgroup",
+    "clone, entering its cgroup before it executes",
+    "clone and then pidfd_open, entering its cgroup before it executes",
+)
+KILLS = {
+    cgroup.CGROUP_KILL: "cgroup.kill, the whole cgroup at once",
+    cgroup.FREEZE: "the cgroup frozen, then each process by its pidfd",
+    "": "each process stopped, then killed by its pidfd",
+}
 
 REMOVE_AGAIN = 0.02
 LOOK_AGAIN = 0.05
@@ -38,6 +49,17 @@ class Trees:
         self._sessions: dict[int, Instance] = {}
         self._watched: dict[Instance, int] = {}
         self._killing: set[Instance] = set()
+
+    def ladders(self) -> dict[str, str]:
+        """On which step of each this host stands, as words."""
+        base, why, kill_by = self.cgroups.base, self.cgroups.why, self.cgroups.kill_by
+        held = ", ".join(sorted(self.cgroups.controllers))
+        return {
+            "spawn": SPAWN_RUNGS[native.spawn_rung()],
+            "trees": f"a cgroup for each instance, below {base}" if base else f"by a walk of descendants, for {why}",
+            "kill": KILLS[kill_by if base else ""],
+            "limits": f"held by cgroup v2: {held}" if held else "none of cgroup v2 can be held here",
+        }
 
     # --- whose is what ---
 
