@@ -20,6 +20,8 @@ COLOURS = {
     "crashed": RED,
     "errored": RED,
     "killed": RED,
+    "oom": RED,
+    "limit": YELLOW,
     "backoff": YELLOW,
     "waiting": YELLOW,
     "warning": YELLOW,

@@ -9,6 +9,7 @@ import pytest
 
 from oxmgr.cli.main import main
 from oxmgr.cli.table import COMMANDS
+from tests.conftest import children
 
 LIST = """#!/bin/sh
 cat <<'END'
@@ -53,9 +54,13 @@ class Bash:
             '"$(complete -p oxmgr | sed "s/.*-F \\([^ ]*\\).*/\\1/")"; printf "%s\\n" "${COMPREPLY[@]}"'
         )
         env = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
+        before = set(children())
         done = subprocess.run(
             ["bash", "--norc", "-c", script], cwd=self.work, env=env, capture_output=True, text=True, check=False
         )
+        # What runs in a <(…) bash does not wait for: it has closed its output and ends.
+        for pid in set(children()) - before:
+            os.waitpid(pid, 0)
         assert done.returncode == 0 and not done.stderr, done
         return sorted(filter(None, done.stdout.split("\n")))
 
