@@ -1,5 +1,6 @@
 """What is said of an oxfile that is wrong."""
 
+import json
 from pathlib import Path
 
 import pytest

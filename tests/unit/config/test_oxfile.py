@@ -1,4 +1,4 @@
-"""What users write in an oxfile, and what they are told about it."""
+"""What users write in an oxfile, and what becomes of it."""
 
 from pathlib import Path
 
