@@ -11,7 +11,7 @@ from oxmgr.config.env import read_env_file
 from oxmgr.config.errors import ConfigError, Problem, error, nearest
 from oxmgr.config.limits import make_limits
 from oxmgr.config.lines import Path, find_lines, find_octals
-from oxmgr.config.sandbox import Caller, Tell, make_sandbox, this_caller
+from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_caller
 from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.graph import find_cycle, start_order
 from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
@@ -89,6 +89,12 @@ def _syntax_error(path: str, text: str, failed: tomllib.TOMLDecodeError) -> Conf
         line, column = str(text.count("\n") + 1), str(len(text.rpartition("\n")[2]) + 1)
         message = message or str(failed)
     return error(f"not TOML: {message[:1].lower()}{message[1:]}", f"{path}:{line}:{column}")
+
+
+def under(path: str, folders: tuple[str, ...]) -> str:
+    """The one of the folders that the path is or lies in, or ""."""
+    real = os.path.realpath(path)
+    return next((folder for folder in folders if real == folder or real.startswith(f"{folder}/")), "")
 
 
 class _Oxfile:
@@ -230,6 +236,10 @@ class _Oxfile:
         if not os.path.isdir(folder):
             where = merged["working_dir",].where if ("working_dir",) in merged else ("processes", name)
             self.fail(where, f"the folder {folder} does not exist")
+        hidden = getattr(read.get("sandbox"), "private_tmp", False) and under(folder, PRIVATE_TMP)
+        if hidden and self.caller.uid == 0:
+            where = merged["sandbox", "private_tmp"].where
+            self.fail(where, f"hides {folder}, where the app is to run: set working_dir to a folder not below {hidden}")
         command: Any = read.pop("command", None)
         if command and wrong.isdisjoint(WHICH_PROGRAM):
             self.check_program(command[0], folder, env, merged["command",].where)

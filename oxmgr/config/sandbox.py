@@ -13,6 +13,9 @@ from oxmgr.model.spec import Sandbox
 ID_LIMIT = 2**31 - 1
 """Above it, not all of the kernel's interfaces know a number from -1 and its like."""
 
+PRIVATE_TMP = ("/tmp", "/var/tmp")
+"""The folders that private_tmp covers."""
+
 NEEDS_ROOT = ("capabilities", "private_tmp", "private_network", "read_only_paths")
 
 Tell = Callable[..., None]

@@ -38,7 +38,8 @@ def test_every_key_arrives(load: Load, folder: Path, environ: dict[str, str]) ->
     read_only_paths = ["/usr/../etc", "$DIR", "~", "data"]
     deny_gpu = true
     """
-    assert sandbox(load, SANDBOX + text) == Sandbox(
+    app = SANDBOX.replace("command", 'working_dir = "/usr"\ncommand')
+    assert sandbox(load, app + text) == Sandbox(
         user="nobody",
         uid=NOBODY.pw_uid,
         gid=0,
@@ -237,6 +238,17 @@ WRONG_VALUES = [
 def test_a_wrong_value_is_told_with_its_line_and_what_was_expected(problems: Problems, text: str, message: str) -> None:
     key = text.split(" =")[0]
     assert problems(f"{SANDBOX}{text}\n", caller=ROOT) == [f"4: processes.app.sandbox.{key}: {message}"]
+
+
+def test_a_private_tmp_must_not_hide_where_the_app_runs(load: Load, problems: Problems) -> None:
+    text = f"{SANDBOX}private_tmp = true\n"
+    elsewhere = text.replace("command", 'working_dir = "/usr"\ncommand')
+    assert load(elsewhere, caller=ROOT)["app"].sandbox.private_tmp
+    here = text.replace("command", 'working_dir = "/var/tmp"\ncommand')
+    assert problems(here, caller=ROOT) == [
+        "5: processes.app.sandbox.private_tmp: hides /var/tmp, where the app is to run: set working_dir to a folder not "
+        "below /var/tmp"
+    ]
 
 
 def test_all_mistakes_of_a_sandbox_are_told_at_once(problems: Problems) -> None:
