@@ -12,10 +12,12 @@ from binascii import crc32
 from oxmgr.supervisor import native
 
 LEAF = "daemon"
+_PREFIX = "oxmgr-"
 CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
 CGROUP_KILL = "cgroup.kill"
 FREEZE = "freeze"
-_ENABLED = "trusted.oxmgr.enabled"
+# The second is for a daemon without CAP_SYS_ADMIN (Linux 5.7, xattr(7)).
+_ENABLED = ("trusted.oxmgr.enabled", "user.oxmgr.enabled")
 _PASSES = 100
 _REMOVALS = 20
 _REMOVE_AGAIN = 0.01
@@ -100,7 +102,7 @@ def open_cgroups(home: str) -> Cgroups:
             os.makedirs(f"{own}/{LEAF}", 0o755, exist_ok=True)
             _write(f"{own}/{LEAF}/cgroup.procs", "0")
         elif os.geteuid() == 0:
-            base = f"{mount}/oxmgr-{crc32(os.fsencode(home)):08x}"
+            base = f"{mount}/{_PREFIX}{crc32(os.fsencode(home)):08x}"
             cgroups = Cgroups(base, base, mount)
             os.makedirs(base, 0o755, exist_ok=True)
             _enable_above(base, mount)
@@ -148,19 +150,33 @@ def _is_delegated(own: str) -> bool:
 
 
 def _enable_above(base: str, mount: str) -> None:
-    """What we switch on in somebody else's cgroup is noted at ours, so that it can be switched off in the end."""
+    """What we switch on in somebody else's cgroup is noted at ours, so that it can be switched off in the end; what is
+    on because another daemon of ours switched it on is noted too, since the last of them has to do it."""
     on = _words(f"{mount}/cgroup.subtree_control")
-    wanted = [one for one in CONTROLLERS if one not in on]
-    enabled = _switch(mount, "+", wanted)
-    if enabled:
-        os.setxattr(base, _ENABLED, " ".join([*_noted(base), *enabled]).encode())
+    others = [entry.path for entry in os.scandir(mount) if entry.name.startswith(_PREFIX) and entry.is_dir()]
+    ours = {one for path in others for one in _noted(path)}
+    wanted = [one for one in CONTROLLERS if one not in on or one in ours]
+    if wanted and _note(base, wanted):
+        _switch(mount, "+", wanted)
+
+
+def _note(base: str, controllers: list[str]) -> bool:
+    for name in _ENABLED:
+        try:
+            os.setxattr(base, name, " ".join(controllers).encode())
+        except OSError:
+            continue
+        return True
+    return False
 
 
 def _noted(base: str) -> list[str]:
-    try:
-        return os.getxattr(base, _ENABLED).decode().split()
-    except OSError:
-        return []
+    for name in _ENABLED:
+        try:
+            return os.getxattr(base, name).decode().split()
+        except OSError:
+            continue
+    return []
 
 
 def _probe(cgroups: Cgroups) -> None:

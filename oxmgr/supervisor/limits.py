@@ -75,7 +75,8 @@ def write_all(path: str, limits: Limits, before: Limits, controllers: frozenset[
         if controller not in controllers or value == getattr(before, key):
             continue
         if value is None:
-            _try(f"{path}/{file}", absent)
+            if not _try(f"{path}/{file}", absent) and key == "cpus":
+                _give_all_cpus(path)
             continue
         try:
             cgroup.write(f"{path}/{file}", spell(value))
@@ -91,12 +92,23 @@ def kill_as_one(path: str) -> None:
     _try(f"{path}/memory.oom.group", "1")
 
 
-def _try(path: str, value: str) -> None:
-    """For what is as it should be when there is no such file."""
+def _give_all_cpus(path: str) -> None:
+    """As long as something lives in a cgroup that has a list of CPUs, it cannot be without one (kernel/cgroup/cpuset.c,
+    validate_change)."""
+    try:
+        with open(f"{os.path.dirname(path)}/cpuset.cpus.effective") as file:
+            cgroup.write(f"{path}/cpuset.cpus", file.read())
+    except OSError:
+        pass
+
+
+def _try(path: str, value: str) -> bool:
+    """For what is as it should be when there is no such file; whether it was written."""
     try:
         cgroup.write(path, value)
     except OSError:
-        pass
+        return False
+    return True
 
 
 def rlimits(limits: Limits, given: list[int]) -> list[int]:

@@ -36,6 +36,7 @@ class Loop:
         self._failed = failed
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._fresh: set[int] = set()
         self._timerfd = native.timerfd()
         self._timers: list[tuple[float, int, Timer]] = []
         self._armed: float | None = None
@@ -46,6 +47,7 @@ class Loop:
     def add(self, fd: int, events: int, callback: "Callable[[int], None]") -> None:
         """Call `callback(events)` when the fd has one of the events."""
         self._callbacks[fd] = callback
+        self._fresh.add(fd)
         self._epoll.register(fd, events)
 
     def change(self, fd: int, events: int) -> None:
@@ -68,9 +70,12 @@ class Loop:
         callbacks = self._callbacks
         while self._going:
             self._arm()
-            for fd, events in poll():
+            ready = poll()
+            self._fresh.clear()
+            for fd, events in ready:
                 callback = callbacks.get(fd)
-                if callback is not None:
+                # What was told of a number before it was closed and given to another is not that one's.
+                if callback is not None and fd not in self._fresh:
                     self._call(callback, events)
 
     def stop(self) -> None:

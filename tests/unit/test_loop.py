@@ -90,3 +90,31 @@ def test_a_timer_may_set_another_and_an_fd_may_be_removed_by_another() -> None:
     for pipe in pipes:
         os.close(pipe[0])
         os.close(pipe[1])
+
+
+def test_what_was_told_of_an_fd_is_not_told_to_the_next_that_has_its_number() -> None:
+    loop = Loop(lambda fault: None)
+    pipes = [os.pipe() for _ in range(2)]
+    seen: list[int] = []
+
+    def heard(_: int) -> None:
+        """Both are ready. Whichever comes first closes the other, and another fd gets that one's number."""
+        for reading, writing in pipes:
+            loop.remove(reading)
+            os.close(reading)
+            os.close(writing)
+        pipes[:] = [os.pipe() for _ in pipes]
+        for reading, _writing in pipes:
+            loop.add(reading, READ, seen.append)
+        loop.at(0.0, loop.stop)
+
+    numbers = [pipe[0] for pipe in pipes]
+    for reading, writing in pipes:
+        loop.add(reading, READ, heard)
+        os.write(writing, b"x")
+    loop.run()
+    assert [pipe[0] for pipe in pipes] == numbers and seen == []
+    for reading, writing in pipes:
+        loop.remove(reading)
+        os.close(reading)
+        os.close(writing)
