@@ -157,7 +157,8 @@ def test_the_rest_needs_a_daemon_with_roots_rights(problems: Problems, load: Loa
     assert problems(f"{SANDBOX}{text}\n", caller=Caller(UNUSED + 1, UNUSED + 1)) == [
         f"4: processes.app.sandbox.{key}: {told.format(f'user {UNUSED + 1}')}"
     ]
-    assert sandbox(load, f"{SANDBOX}{text}\n", ROOT) != NO_SANDBOX
+    app = SANDBOX.replace("command", 'working_dir = "/usr"\ncommand')
+    assert sandbox(load, f"{app}{text}\n", ROOT) != NO_SANDBOX
 
 
 def test_whose_rights_count_is_this_process_unless_another_is_named() -> None:
