@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <sys/mount.h>
@@ -39,29 +40,85 @@ IN_CHILD int ox_enter_network(int network) {
 }
 
 /* What the kernel has locked on a mount must be asked for again, or the remount is refused (mount_namespaces(7)). */
-IN_CHILD static unsigned long kept_flags(const char *path) {
+IN_CHILD static int remount_read_only(const char *path) {
     struct statfs status;
     if (syscall(SYS_statfs, path, &status))
-        return 0;
+        return -1;
     unsigned long has = (unsigned long)status.f_flags;
     unsigned long kept = has & ST_FLAGS_KEPT & ~(unsigned long)MS_SYNCHRONOUS;
     if (has & ST_FLAG_NODIRATIME)
         kept |= MS_NODIRATIME;
     if (has & ST_FLAG_RELATIME)
         kept |= MS_RELATIME;
-    return kept;
+    return (int)syscall(SYS_mount, NULL, path, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | kept, NULL);
+}
+
+IN_CHILD static int is_below(const char *folder, const char *path) {
+    size_t same = 0;
+    while (folder[same] && folder[same] == path[same])
+        same++;
+    return !folder[same] && (path[same] == '/' || (same == 1 && path[same]));
+}
+
+IN_CHILD static void unescape(char *text) {
+    char *to = text;
+    for (; *text; text++)
+        if (text[0] == '\\' && text[1] && text[2] && text[3]) {
+            *to++ = (char)((text[1] - '0') << 6 | (text[2] - '0') << 3 | (text[3] - '0'));
+            text += 3;
+        } else {
+            *to++ = *text;
+        }
+    *to = '\0';
+}
+
+/* A mount that another one covers is not found under its path any more, and needs not be. */
+IN_CHILD static int remount_below(const char *folder, char *path) {
+    unescape(path);
+    if (!is_below(folder, path) || !remount_read_only(path))
+        return 0;
+    return errno == ENOENT || errno == ENOTDIR || errno == EINVAL ? 0 : -1;
+}
+
+/* The fifth word of each line of mountinfo is where a mount is, blanks in it as octal digits (proc(5)). */
+IN_CHILD static int remount_all_below(const char *folder) {
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/mountinfo", O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    char data[1024], path[PATH_MAX];
+    size_t word = 0, length = 0;
+    int result = 0;
+    long size = 0;
+    while (!result && (size = syscall(SYS_read, fd, data, sizeof data)) > 0)
+        for (long at = 0; at < size && !result; at++) {
+            if (data[at] == '\n') {
+                word = length = 0;
+            } else if (data[at] == ' ') {
+                path[length] = '\0';
+                if (word++ == 4)
+                    result = remount_below(folder, path);
+            } else if (word == 4 && length < sizeof path - 1) {
+                path[length++] = data[at];
+            }
+        }
+    int error = errno;
+    syscall(SYS_close, fd);
+    errno = error;
+    return size < 0 ? -1 : result;
 }
 
 IN_CHILD static int make_read_only(const char *path) {
-    if (syscall(SYS_mount, path, path, NULL, MS_BIND | MS_REC, NULL))
+    /* A copy of all would lie over the root, where `/..` leads into it: past each mount that comes after this one. */
+    const int is_root = path[0] == '/' && !path[1];
+    if (!is_root && syscall(SYS_mount, path, path, NULL, MS_BIND | MS_REC, NULL))
         return -1;
     struct mount_attributes attributes = {.set = ATTRIBUTE_READ_ONLY};
     if (!syscall(SYS_mount_setattr, AT_FDCWD, path, AT_RECURSIVE, &attributes, sizeof attributes))
         return 0;
     if (errno != ENOSYS && errno != EPERM)
         return -1;
-    /* Before Linux 5.12, or filtered: without the mounts below it. */
-    return (int)syscall(SYS_mount, NULL, path, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | kept_flags(path), NULL);
+    /* Before Linux 5.12, or filtered: one by one. */
+    return remount_read_only(path) ? -1 : remount_all_below(path);
 }
 
 IN_CHILD static int mount_one(char kind, const char *path) {

@@ -241,6 +241,14 @@ def is_populated(path: str) -> bool:
     return bool(pids(path))
 
 
+def is_divided(path: str) -> bool:
+    """Whether there are others below it, which its app has made."""
+    try:
+        return os.stat(path).st_nlink > 2
+    except OSError:
+        return False
+
+
 def pids(path: str) -> list[int]:
     """Of what lives in it and below it; no zombies."""
     found: list[int] = []

@@ -97,6 +97,8 @@ class Launcher:
             instance.cgroup = ""
             return []
         wanted = instance.app.spec.limits
+        if instance.cgroup and cgroup.is_divided(instance.cgroup):
+            instance.worn = True
         try:
             path, made = self._folder(instance)
         except OSError as error:
