@@ -22,6 +22,10 @@ for folder in "$prefix" "$repository"; do
     *) mount --bind "/run/root$folder" "$folder" ;;
     esac
 done
+# For users who may not look into the folders above: root's home is one on many machines.
+mkdir -p /usr/for-all/python /usr/for-all/repository
+mount --bind "$prefix" /usr/for-all/python
+mount --bind "$repository" /usr/for-all/repository
 set +e
 busybox ifconfig lo up
 
