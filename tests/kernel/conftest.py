@@ -56,8 +56,11 @@ def nothing_left_in_the_guest() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def booted_systemd(nothing_left_in_the_guest: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
-    systemd = Systemd(tmp_path_factory.mktemp("systemd"))
+def booted_systemd(nothing_left_in_the_guest: None) -> Iterator[Systemd]:
+    # Services that run as a user have to read what is in it.
+    folder = Path("/run/tests/systemd")
+    folder.mkdir(0o755)
+    systemd = Systemd(folder)
     try:
         systemd.wait_until_up()
         yield systemd

@@ -1,10 +1,10 @@
 """What the tests of this suite look at: a daemon's events, an instance's cgroup, a process."""
 
-import os
 import sys
 from pathlib import Path
 
 from oxmgr.model.messages import Event, GetDaemon, GetEvents
+from oxmgr.supervisor import cgroup
 from tests.conftest import Home, wait_until
 from tests.kernel.systemd import CGROUPS
 
@@ -37,11 +37,7 @@ def read(folder: Path, name: str) -> str:
 
 def members(folder: Path) -> list[int]:
     """What lives in a cgroup and below it."""
-    return [
-        int(pid)
-        for path, _, _ in os.walk(folder)
-        for pid in Path(path, "cgroup.procs").read_text().split()
-    ]  # fmt: skip
+    return cgroup.pids(str(folder))
 
 
 def switched_on() -> str:

@@ -13,7 +13,10 @@ from oxmgr.model.capabilities import capability_mask
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import NEVER, Limits, Sandbox, Spec
 from tests.conftest import Home, wait_until
-from tests.kernel.looks import PYTHON_FOR_ALL, SLEEP, is_alive, status, until_exited, until_said
+from tests.integration.conftest import Ox, empty
+from tests.kernel.looks import PYTHON_FOR_ALL, SLEEP, folder, is_alive, read, status, until_exited, until_said
+
+__all__ = ["empty"]
 
 NOBODY = Sandbox(user="nobody", uid=65534, gid=65534, groups=[7, 9])
 BIND_80 = (
@@ -47,6 +50,45 @@ def test_no_new_privileges_are_to_be_had_from_a_program_with_a_set_user_id(home:
         assert until_exited(home, "may") == "0\n" and until_exited(home, "may-not") == "65534\n"
     finally:
         program.unlink()
+
+
+@pytest.fixture
+def member() -> Iterator[str]:
+    """A group that nobody is in besides its own."""
+    groups = Path("/etc/group")
+    before = groups.read_text()
+    groups.write_text(f"{before}oxmembers:x:4321:root,nobody\n")
+    yield "oxmembers"
+    groups.write_text(before)
+
+
+def test_what_is_written_in_an_oxfile_is_what_is_seen_inside(member: str, empty: Ox) -> None:
+    ox = empty
+    ox.oxfile(
+        """
+        [processes.app]
+        command = "id -un; id -Gn; umask; cat /proc/self/oom_score_adj; pwd; ulimit -n; echo up; exec sleep 1000"
+        working_dir = "/"
+        [processes.app.limits]
+        memory_max_mb = 64
+        tasks_max = 12
+        open_files = 77
+        oom_score_adj = -250
+        required = true
+        [processes.app.sandbox]
+        user = "nobody"
+        umask = "077"
+        capabilities = ["CAP_NET_BIND_SERVICE"]
+        no_new_privileges = true
+        """
+    )
+    ox("start")
+    said = until_said(ox.home, "app", "\nup\n").split()
+    assert said == ["nobody", "nogroup", member, "0077", "-250", "/", "77", "up"]
+    [view] = ox.json("list")
+    path, seen = folder(ox.home, "app"), status(view["pid"])
+    assert (read(path, "memory.max"), read(path, "pids.max")) == (str(64 << 20), "12")
+    assert seen["NoNewPrivs"] == "1" and int(seen["CapEff"], 16) == capability_mask(["CAP_NET_BIND_SERVICE"])
 
 
 # --- capabilities ---

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -44,11 +43,12 @@ def own(home: Home) -> list[int]:
 
 
 def test_a_daemon_that_forked_twice_into_a_session_of_its_own_is_gone_after_a_stop(home: Home) -> None:
-    home.apply(home.sh("app", f"{RUNAWAY}; exec sleep 1001", stop_timeout_ms=300))
-    path = folder(home, "app")
-    wait_until(lambda: any(Path(f"/proc/{pid}/comm").read_text() == "sleep\n" for pid in members(path)), "it to run")
-    wait_until(lambda: len(members(path)) == 2, "the main process and the runaway")
-    pids = members(path)
+    runaway = "(setsid nohup sh -c 'sleep 1000 & echo $! >away' >/dev/null 2>&1 &)"
+    home.apply(home.sh("app", f"{runaway}; exec sleep 1001", stop_timeout_ms=300))
+    path, away = folder(home, "app"), home.folder / "away"
+    wait_until(lambda: away.exists() and away.read_text(), "it to run")
+    pids = [home.pid("app"), int(away.read_text())]
+    wait_until(lambda: sorted(members(path)) == sorted(pids), "the shell between them to end")
     stop(home)
     assert not any(map(is_alive, pids))
     wait_until(lambda: not path.exists(), "its cgroup to go")
@@ -180,5 +180,5 @@ def test_an_app_that_left_an_empty_cgroup_with_controllers_behind_is_started_aga
     for times in range(1, 4):
         until_said(home, "app", "up", times)
         assert home.log("app", "err") == "" and home.views()["app"].warnings == []
-        pid = crash(home)
-        assert own(home) == [pid]
+        assert own(home) == [home.pid("app")]
+        crash(home)
