@@ -1,7 +1,7 @@
 /* The extension's whole interface. build.py hands what stands between the two marks to cffi.
  *
  * Functions return 0 or a count, or -errno; results come through pointers, which are left alone on failure
- * unless said otherwise. Nothing here keeps a pointer that it was given. One thread calls it.
+ * unless said otherwise. Nothing here keeps a pointer that it was given. One thread calls it, but for ox_spawn.
  */
 #ifndef OXMGR_H
 #define OXMGR_H
@@ -84,7 +84,8 @@ struct ox_exit {
     int signal; /* that signal, or 0 */
 };
 
-/* Returns 0 when the program runs, or -errno with child->step and child->error set. */
+/* Returns 0 when the program runs, or -errno with child->step and child->error set. Calls may run beside each other in
+ * several threads; child->pidfd is that of the child, which is not running its program yet, as soon as there is one. */
 int ox_spawn(const struct ox_request *request, struct ox_child *child);
 
 /* How children are made: 0 clone3 with a pidfd, born in their cgroup; 1 clone with a pidfd, entering their cgroup

@@ -23,6 +23,7 @@
 #ifndef SYS_clone3
 #define SYS_clone3 435
 #endif
+#define P_PIDFD_VALUE 3 /* linux/wait.h; the C library has its name since 2.36 */
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x00001000
 #endif
@@ -41,9 +42,15 @@ struct clone3_args {
 #define CLONE3_FIRST_SIZE 64
 
 static int rung;
-static char *stack;
-static char **words;
-static size_t words_room;
+
+/* What a call works with. One set is kept for the next call; a call beside it makes its own. */
+struct room {
+    char *stack;
+    char **words;
+    size_t size;
+};
+static struct room kept;
+static int kept_is_taken;
 
 /* clone3(2) has no wrapper in the C library, and with a stack of its own the child cannot return from one. */
 static long raw_clone3(struct clone3_args *args, size_t size, int (*function)(void *), void *argument) {
@@ -99,7 +106,7 @@ static int is_refusal(int error) {
 }
 
 /* The pid, or -errno. */
-static int make_child(struct order *order, int *pidfd) {
+static int make_child(struct order *order, char *stack, int *pidfd) {
     const uint64_t flags = CLONE_VM | CLONE_VFORK;
     const int cgroup = order->request->cgroup;
     char *top = stack + GUARD_SIZE + STACK_SIZE;
@@ -154,18 +161,18 @@ static int names_variable(char **from, char **to, const char *text) {
     return 0;
 }
 
-static int fill_words(struct order *order) {
+static int fill_words(struct order *order, struct room *room) {
     const struct ox_request *from = order->request;
     size_t needed = count_strings(from->argv, from->argv_size) + count_strings(from->env, from->env_size) +
                     count_strings(from->base, from->base_size) + 2;
-    if (needed > words_room) {
-        char **grown = realloc(words, needed * sizeof *words);
+    if (needed > room->size) {
+        char **grown = realloc(room->words, needed * sizeof *grown);
         if (!grown)
             return -ENOMEM;
-        words = grown;
-        words_room = needed;
+        room->words = grown;
+        room->size = needed;
     }
-    char **at = words;
+    char **at = room->words;
     order->argv = at;
     for (const char *text = from->argv; text < from->argv + from->argv_size; text += strlen(text) + 1)
         at = add_string(at, text);
@@ -185,8 +192,8 @@ static int fill_words(struct order *order) {
     return 0;
 }
 
-static int prepare_stack(void) {
-    if (stack)
+static int prepare_stack(struct room *room) {
+    if (room->stack)
         return 0;
     char *got =
         mmap(NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
@@ -197,8 +204,14 @@ static int prepare_stack(void) {
         munmap(got, GUARD_SIZE + STACK_SIZE);
         return -error;
     }
-    stack = got;
+    room->stack = got;
     return 0;
+}
+
+static void free_room(struct room *room) {
+    if (room->stack)
+        munmap(room->stack, GUARD_SIZE + STACK_SIZE);
+    free(room->words);
 }
 
 static int report(struct ox_child *child, int step, int error) {
@@ -220,15 +233,23 @@ static void keep_dumpable(int before) {
         prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
 }
 
-int ox_spawn(const struct ox_request *request, struct ox_child *child) {
+/* It has left our memory, so it is past its end: this wait is for microseconds. By its pidfd, since another thread may
+ * have reaped it already, and its number be somebody else's. */
+static void wait_for(int pid, int pidfd) {
+    siginfo_t info;
+    if (pidfd >= 0)
+        while (waitid((idtype_t)P_PIDFD_VALUE, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
+            ;
+    else
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+}
+
+static int spawn(const struct ox_request *request, struct ox_child *child, struct room *room) {
     struct order order = {.request = request, .detail = -1};
-    if (!request->argv_size || !ends_with_nul(request->argv, request->argv_size) ||
-        !ends_with_nul(request->env, request->env_size) || !ends_with_nul(request->base, request->base_size) ||
-        !ends_with_nul(request->mounts, request->mounts_size))
-        return report(child, OX_STEP_MEMORY, EINVAL);
-    int error = prepare_stack();
+    int error = prepare_stack(room);
     if (!error)
-        error = fill_words(&order);
+        error = fill_words(&order, room);
     if (error)
         return report(child, OX_STEP_MEMORY, -error);
     int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
@@ -236,8 +257,7 @@ int ox_spawn(const struct ox_request *request, struct ox_child *child) {
     /* No handler of ours may run in a child that shares our memory. */
     uint64_t all = ~UINT64_C(0), before;
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, SIGNALS / 8);
-    int pidfd;
-    int pid = make_child(&order, &pidfd);
+    int pid = make_child(&order, room->stack, &child->pidfd);
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, SIGNALS / 8);
 
     if (request->uid >= 0 || request->gid >= 0 || request->set_capabilities)
@@ -245,19 +265,34 @@ int ox_spawn(const struct ox_request *request, struct ox_child *child) {
     if (pid < 0)
         return report(child, OX_STEP_CLONE, -pid);
     if (order.step != OX_STEP_NONE) {
-        /* It has left our memory, so it is past its end: this wait is for microseconds. */
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+        int pidfd = child->pidfd;
+        wait_for(pid, pidfd);
+        report(child, order.step, order.error);
+        child->detail = order.detail;
         if (pidfd >= 0)
             close(pidfd);
-        child->detail = order.detail;
-        return report(child, order.step, order.error);
+        return -order.error;
     }
     child->pid = pid;
-    child->pidfd = pidfd;
     child->step = OX_STEP_NONE;
     child->error = 0;
     return 0;
+}
+
+int ox_spawn(const struct ox_request *request, struct ox_child *child) {
+    if (!request->argv_size || !ends_with_nul(request->argv, request->argv_size) ||
+        !ends_with_nul(request->env, request->env_size) || !ends_with_nul(request->base, request->base_size) ||
+        !ends_with_nul(request->mounts, request->mounts_size))
+        return report(child, OX_STEP_MEMORY, EINVAL);
+    if (!__atomic_exchange_n(&kept_is_taken, 1, __ATOMIC_ACQUIRE)) {
+        int result = spawn(request, child, &kept);
+        __atomic_store_n(&kept_is_taken, 0, __ATOMIC_RELEASE);
+        return result;
+    }
+    struct room own = {0};
+    int result = spawn(request, child, &own);
+    free_room(&own);
+    return result;
 }
 
 int ox_spawn_rung(int wanted) {

@@ -30,8 +30,6 @@ OWN_NETWORK = -2
 
 _BATCH = 64
 
-_request = ffi.new("struct ox_request *")
-_child = ffi.new("struct ox_child *")
 _exits = ffi.new("struct ox_exit[]", _BATCH)
 _numbers = ffi.new("int[]", _BATCH)
 
@@ -44,6 +42,21 @@ class SpawnError(OSError):
         super().__init__(errno, os.strerror(errno))
         self.step = step
         self.mount = mount
+
+
+class Child:
+    """A child that is being made, perhaps in another thread."""
+
+    __slots__ = ("struct",)
+
+    def __init__(self) -> None:
+        self.struct = ffi.new("struct ox_child *")
+        self.struct.pidfd = -1
+
+    @property
+    def pidfd(self) -> int:
+        """-1 as long as there is none."""
+        return int(self.struct.pidfd)
 
 
 def _check(result: int) -> int:
@@ -71,13 +84,16 @@ def spawn(
     groups: "list[int] | None" = None,
     capabilities: int | None = None,
     no_new_privileges: bool = False,
+    child: "Child | None" = None,
 ) -> tuple[int, int]:
-    """(pid, pidfd) of a child that has executed; pidfd is -1 where there are none. SpawnError otherwise."""
+    """(pid, pidfd) of a child that has executed; pidfd is -1 where there are none. SpawnError otherwise. May run in
+    several threads at once."""
+    made = (child or Child()).struct
     # What a pointer of the request leads to has to live until the call has come back.
     kept = [ffi.from_buffer("char[]", text) for text in (argv, env, base, mounts)]
     kept += [ffi.new("char[]", folder), ffi.new("int[]", fds), ffi.new("uint64_t[]", limits)]
     kept.append(ffi.new("int[]", groups or []))
-    request = _request
+    request = ffi.new("struct ox_request *")
     request.argv, request.env, request.base, request.mounts = kept[:4]
     request.argv_size, request.env_size, request.base_size = len(argv), len(env), len(base)
     request.mounts_size = len(mounts)
@@ -89,9 +105,9 @@ def spawn(
     request.uid, request.gid = uid, gid
     request.set_capabilities, request.capabilities = capabilities is not None, capabilities or 0
     request.no_new_privileges = no_new_privileges
-    if lib.ox_spawn(request, _child) < 0:
-        raise SpawnError(_child.error, _STEPS[_child.step], _child.detail)
-    return _child.pid, _child.pidfd
+    if lib.ox_spawn(request, made) < 0:
+        raise SpawnError(made.error, _STEPS[made.step], made.detail)
+    return made.pid, made.pidfd
 
 
 def reap() -> list[tuple[int, int | None, int | None]]:
