@@ -1,0 +1,210 @@
+"""What a spec may hold. The one place that knows: a spec comes from whoever speaks at the socket, or from a file.
+
+What passes cannot make the daemon fail, only the app: no number that a clock or a C int does not take, no name that
+leads out of a folder, no text that ends early. Whether this host can do what is asked is another matter. Pure.
+"""
+
+from oxmgr.model.capabilities import capability_mask
+from oxmgr.model.spec import CONDITIONS, NAME_LIMIT, RESTARTS, STOP_MODES, Limits, Sandbox, Spec, name_error
+
+YEAR_MS = 365 * 24 * 3600 * 1000
+PETABYTE_MB = 1_000_000_000
+PERCENT = 1_000_000
+ID_LIMIT = 2**31 - 1
+LAST_SIGNAL = 64
+
+WORD_LIMIT = 128 * 1024 - 1
+"""Of an argument, or of a variable with its name: MAX_ARG_STRLEN of the kernel (execve(2)), without the NUL."""
+
+TEXT_LIMIT = 4 * 1024 * 1024
+"""Of all texts of a spec together: more than execve(2) takes, and a quarter of a frame."""
+
+PATH_LIMIT = 4095
+"""PATH_MAX of the kernel, without the NUL."""
+
+LIST_LIMIT = 65_536
+"""Of the entries in a list: as many groups as a process can have (NGROUPS_MAX)."""
+
+NUMBERS: dict[str, tuple[float, float]] = {
+    "instances": (1, 10_000),
+    "restart_delay_ms": (0, YEAR_MS),
+    "restart_delay_max_ms": (0, YEAR_MS),
+    "restart_window_secs": (0, YEAR_MS / 1000),
+    "max_restarts": (0, 1_000_000),
+    "start_delay_ms": (0, YEAR_MS),
+    "stop_signal": (1, LAST_SIGNAL),
+    "stop_timeout_ms": (0, YEAR_MS),
+}
+WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES}
+EXIT_CODES = (0, 255)
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "memory_mb": (1, PETABYTE_MB),
+    "cpu_percent": (1, PERCENT),
+    "cpu_window_secs": (0.1, 86_400),
+    "memory_max_mb": (1, PETABYTE_MB),
+    "memory_high_mb": (1, PETABYTE_MB),
+    "swap_max_mb": (0, PETABYTE_MB),
+    "cpu_quota_percent": (0.1, PERCENT),
+    "cpu_weight": (1, 10_000),
+    "tasks_max": (1, 4_194_304),
+    "io_weight": (1, 10_000),
+    "open_files": (16, 1_000_000_000),
+    "core_mb": (0, PETABYTE_MB),
+    "nice": (-20, 19),
+    "oom_score_adj": (-1000, 1000),
+}
+SANDBOX: dict[str, tuple[float, float]] = {
+    "uid": (-1, ID_LIMIT),
+    "gid": (-1, ID_LIMIT),
+    "umask": (-1, 0o777),
+}
+OPTIONAL = frozenset((*LIMITS, "restart_delay_ms")) - {"cpu_window_secs"}
+"""Those that may be None."""
+
+
+def spec_error(spec: Spec) -> str | None:
+    """Why the daemon cannot take it, as a sentence with the app, the key and what was expected; None if it can."""
+    wrong = name_error(spec.name)
+    if wrong:
+        return f"the name {_shown(spec.name)} {wrong}"
+    wrong = (
+        _numbers(spec, NUMBERS)
+        or _program(spec)
+        or _environment(spec.env)
+        or _paths(spec)
+        or _words(spec)
+        or _limits(spec.limits)
+        or _sandbox(spec.sandbox)
+        or _size(spec)
+    )
+    return f"{spec.name}: {wrong}" if wrong else None
+
+
+def _numbers(of: "Spec | Limits | Sandbox", ranges: dict[str, tuple[float, float]], where: str = "") -> str | None:
+    for key, (low, high) in ranges.items():
+        value = getattr(of, key)
+        # What is no number at all (NaN) is in no range.
+        if not (value is None and key in OPTIONAL) and not low <= value <= high:
+            what = " instances" if key == "instances" else ""
+            return f"{where}{key}: expected {low:g} to {high:.15g}{what}, got {value}"
+    return None
+
+
+def _program(spec: Spec) -> str | None:
+    if not spec.argv or not spec.argv[0]:
+        return "it needs a command: argv names no program"
+    if "\0" in "".join(spec.argv) or "\0" in spec.command:
+        return "the command holds a NUL, which no program can be given"
+    if any(len(word) > WORD_LIMIT for word in spec.argv):
+        return f"a word of the command has more than {WORD_LIMIT} characters"
+    return None
+
+
+def _environment(env: dict[str, str]) -> str | None:
+    names = "".join(env)
+    if "=" in names or "\0" in names or "" in env:
+        name = next(name for name in env if not name or "=" in name or "\0" in name)
+        return f"env: {_shown(name)} cannot be a variable's name"
+    if "\0" in "".join(env.values()):
+        name = next(name for name, value in env.items() if "\0" in value)
+        return f"env.{_cut(name)}: a variable cannot hold a NUL"
+    if env and max(map(len, env.values())) + max(map(len, env)) >= WORD_LIMIT:
+        for name, value in env.items():
+            if len(name) + 1 + len(value) > WORD_LIMIT:
+                return f"env.{_cut(name)}: has more than {WORD_LIMIT} characters"
+    return None
+
+
+def _paths(spec: Spec) -> str | None:
+    return (
+        _path("working_dir", spec.working_dir)
+        or (_path("log_file", spec.log_file) if spec.log_file is not None else None)
+        or (_path("error_log_file", spec.error_log_file) if spec.error_log_file is not None else None)
+    )
+
+
+def _path(key: str, path: str) -> str | None:
+    if not path.startswith("/"):
+        return f"{key}: expected an absolute path, got {_shown(path)}"
+    if "\0" in path:
+        return f"{key}: a path cannot hold a NUL"
+    if len(path) > PATH_LIMIT:
+        return f"{key}: a path of {len(path)} characters, {PATH_LIMIT} are the most"
+    return None
+
+
+def _words(spec: Spec) -> str | None:
+    for key, known in WORDS.items():
+        if getattr(spec, key) not in known:
+            return f"{key}: expected {_one_of(known)}, got {_shown(getattr(spec, key))}"
+    low, high = EXIT_CODES
+    for code in spec.stop_exit_codes:
+        if not low <= code <= high:
+            return f"stop_exit_codes: expected {low} to {high}, got {code}"
+    for name, condition in spec.depends_on.items():
+        wrong = name_error(name)
+        if wrong:
+            return f"depends_on: the name {_shown(name)} {wrong}"
+        if condition not in CONDITIONS:
+            return f"depends_on.{name}: expected {_one_of(CONDITIONS)}, got {_shown(condition)}"
+    wrong = name_error(spec.namespace)
+    return f"the namespace {_shown(spec.namespace)} {wrong}" if wrong else None
+
+
+def _limits(limits: Limits) -> str | None:
+    if limits.cpus is not None and not _is_cpus(limits.cpus):
+        return f'limits.cpus: expected CPUs as "0-3,8", got {_shown(limits.cpus)}'
+    return _numbers(limits, LIMITS, "limits.")
+
+
+def _is_cpus(text: str) -> bool:
+    if len(text) > PATH_LIMIT:
+        return False
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        ends = [first, last] if dash else [first]
+        if not all(end.isascii() and end.isdecimal() and len(end) <= 9 for end in ends) or int(ends[0]) > int(ends[-1]):
+            return False
+    return True
+
+
+def _sandbox(sandbox: Sandbox) -> str | None:
+    wrong = _numbers(sandbox, SANDBOX, "sandbox.")
+    if wrong:
+        return wrong
+    for group in sandbox.groups:
+        if not 0 <= group <= ID_LIMIT:
+            return f"sandbox.groups: expected 0 to {ID_LIMIT}, got {group}"
+    for key in ("user", "home", "shell"):
+        if "\0" in getattr(sandbox, key):
+            return f"sandbox.{key}: cannot hold a NUL"
+    try:
+        capability_mask(sandbox.capabilities or [])
+    except KeyError as error:
+        return f"sandbox.capabilities: there is no capability {_shown(str(error.args[0]))}"
+    return next(filter(None, (_path("sandbox.read_only_paths", path) for path in sandbox.read_only_paths)), None)
+
+
+def _size(spec: Spec) -> str | None:
+    sandbox = spec.sandbox
+    lists = (spec.argv, spec.env, spec.stop_exit_codes, spec.depends_on, sandbox.groups, sandbox.capabilities or ())
+    if max(map(len, (*lists, sandbox.read_only_paths))) > LIST_LIMIT:
+        return f"a list of it has more than {LIST_LIMIT} entries"
+    texts = (spec.command, *spec.argv, *spec.env, *spec.env.values(), *sandbox.read_only_paths)
+    total = sum(map(len, (*texts, sandbox.user, sandbox.home, sandbox.shell)))
+    if total > TEXT_LIMIT:
+        return f"its texts have {total} characters together, {TEXT_LIMIT} are the most"
+    return None
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, words))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= NAME_LIMIT else f"{text[:NAME_LIMIT]}…"
+
+
+def _shown(text: str) -> str:
+    return repr(_cut(text))
