@@ -64,11 +64,11 @@ OPTIONAL = frozenset((*LIMITS, "restart_delay_ms")) - {"cpu_window_secs"}
 
 
 def spec_error(spec: Spec) -> str | None:
-    """Why the daemon cannot take it, as a sentence with the app, the key and what was expected; None if it can."""
+    """Why the daemon cannot take it, as the end of a sentence that began with the app; None if it can."""
     wrong = name_error(spec.name)
     if wrong:
-        return f"the name {_shown(spec.name)} {wrong}"
-    wrong = (
+        return f"the name {wrong}"
+    return (
         _numbers(spec, NUMBERS)
         or _program(spec)
         or _environment(spec.env)
@@ -78,7 +78,6 @@ def spec_error(spec: Spec) -> str | None:
         or _sandbox(spec.sandbox)
         or _size(spec)
     )
-    return f"{spec.name}: {wrong}" if wrong else None
 
 
 def _numbers(of: "Spec | Limits | Sandbox", ranges: dict[str, tuple[float, float]], where: str = "") -> str | None:

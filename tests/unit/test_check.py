@@ -59,18 +59,18 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (spec("../../esc"), "the name '../../esc' has a slash"),
-        (spec("x" * 999), "the name 'xx"),
-        (spec(argv=[]), "app: it needs a command"),
-        (spec(argv=[""]), "app: it needs a command"),
-        (spec(argv=["x", "a\0b"]), "app: the command holds a NUL"),
-        (spec("app", "a\0b"), "app: the command holds a NUL"),
+        (spec("../../esc"), "the name has a slash"),
+        (spec("x" * 999), "the name has 999 characters"),
+        (spec(argv=[]), "it needs a command"),
+        (spec(argv=[""]), "it needs a command"),
+        (spec(argv=["x", "a\0b"]), "the command holds a NUL"),
+        (spec("app", "a\0b"), "the command holds a NUL"),
         (spec(argv=["x", "y" * 200_000]), "a word of the command has more than 131071 characters"),
         (spec(argv=["x"] * 70_000), "a list of it has more than 65536 entries"),
         (spec(argv=["x" * 100_000] * 50), "its texts have 5000001 characters"),
-        (spec(instances=0), "app: instances: expected 1 to 10000 instances, got 0"),
+        (spec(instances=0), "instances: expected 1 to 10000 instances, got 0"),
         (spec(instances=10_001), "expected 1 to 10000 instances, got 10001"),
-        (spec(start_delay_ms=10**18), "app: start_delay_ms: expected 0 to 31536000000, got 1000000000000000000"),
+        (spec(start_delay_ms=10**18), "start_delay_ms: expected 0 to 31536000000, got 1000000000000000000"),
         (spec(start_delay_ms=-1), "start_delay_ms"),
         (spec(stop_timeout_ms=2**63), "stop_timeout_ms"),
         (spec(restart_delay_ms=-5), "restart_delay_ms"),
@@ -78,7 +78,7 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(restart_window_secs=math.nan), "restart_window_secs: expected 0 to 31536000, got nan"),
         (spec(restart_window_secs=math.inf), "restart_window_secs"),
         (spec(max_restarts=-1), "max_restarts"),
-        (spec(stop_signal=99), "app: stop_signal: expected 1 to 64, got 99"),
+        (spec(stop_signal=99), "stop_signal: expected 1 to 64, got 99"),
         (spec(stop_signal=0), "stop_signal"),
         (spec(stop_mode="all"), "stop_mode: expected 'group', 'main', 'tree', got 'all'"),
         (spec(restart="maybe"), "restart: expected"),
@@ -89,7 +89,7 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(working_dir="here"), "working_dir: expected an absolute path, got 'here'"),
         (spec(working_dir=""), "working_dir"),
         (spec(working_dir="/a\0b"), "working_dir: a path cannot hold a NUL"),
-        (spec(log_file="/var/log/a\0b"), "app: log_file: a path cannot hold a NUL"),
+        (spec(log_file="/var/log/a\0b"), "log_file: a path cannot hold a NUL"),
         (spec(log_file=""), "log_file: expected an absolute path"),
         (spec(error_log_file="x.log"), "error_log_file: expected an absolute path"),
         (spec(log_file="/" + "x" * 5000), "log_file: a path of 5001 characters"),
@@ -107,7 +107,7 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(limits=Limits(cpus="0\n1")), "limits.cpus: expected CPUs"),
         (spec(limits=Limits(cpus="3-1")), "limits.cpus"),
         (spec(limits=Limits(cpus="")), "limits.cpus"),
-        (spec(sandbox=Sandbox(uid=2**40)), "app: sandbox.uid: expected -1 to 2147483647, got 1099511627776"),
+        (spec(sandbox=Sandbox(uid=2**40)), "sandbox.uid: expected -1 to 2147483647, got 1099511627776"),
         (spec(sandbox=Sandbox(gid=-2)), "sandbox.gid"),
         (spec(sandbox=Sandbox(umask=0o1000)), "sandbox.umask"),
         (spec(sandbox=Sandbox(groups=[-1])), "sandbox.groups: expected 0 to 2147483647, got -1"),
@@ -118,7 +118,7 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(sandbox=Sandbox(read_only_paths=["/a\0b"])), "sandbox.read_only_paths: a path cannot hold a NUL"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_taken_is_told_with_the_app_the_key_and_what_was_expected(wrong: Spec, said: str) -> None:
+def test_what_cannot_be_taken_is_told_with_the_key_and_what_was_expected(wrong: Spec, said: str) -> None:
     told = spec_error(wrong)
     assert told is not None and said in told and len(told) < 250
 
