@@ -2,7 +2,7 @@
 
 import select
 import time
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from oxmgr.supervisor import native
 
@@ -15,30 +15,38 @@ WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
 HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
+FAR = 9e9
+"""Seconds: 285 years, and as nanoseconds still a number that the timerfd takes."""
+_FEW = 64
+
 
 class Timer:
     """Something to be called once. `callback` is None when it has been, or is not to be any more."""
 
-    __slots__ = ("callback",)
+    __slots__ = ("_loop", "callback")
 
-    def __init__(self, callback: "Callable[[], object]") -> None:
+    def __init__(self, callback: "Callable[[], object]", loop: "Loop") -> None:
         self.callback: Callable[[], object] | None = callback
+        self._loop = loop
 
     def cancel(self) -> None:
         """The loop is not even woken for it."""
-        self.callback = None
+        if self.callback is not None:
+            self.callback = None
+            self._loop._on_cancelled()
 
 
 class Loop:
     """Runs until `stop()`; `failed` is called with what a callback raises. Times are seconds of `time.monotonic()`."""
 
     def __init__(self, failed: "Callable[[Exception], None]") -> None:
-        self._failed = failed
+        self.failed = failed
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._fresh: set[int] = set()
         self._timerfd = native.timerfd()
         self._timers: list[tuple[float, int, Timer]] = []
+        self._cancelled = 0
         self._armed: float | None = None
         self._serial = 0
         self._going = True
@@ -59,11 +67,19 @@ class Loop:
         self._epoll.unregister(fd)
 
     def at(self, when: float, callback: "Callable[[], object]") -> Timer:
-        """Call once, at or soon after that time."""
+        """Call once, at or soon after that time; what is no time (infinity, NaN) is FAR away."""
         self._serial += 1
-        timer = Timer(callback)
-        heappush(self._timers, (when, self._serial, timer))
+        timer = Timer(callback, self)
+        heappush(self._timers, (max(0.0, when) if when < FAR else FAR, self._serial, timer))
         return timer
+
+    def _on_cancelled(self) -> None:
+        """Their memory goes at once where they are many, and not in the hour that they were meant for."""
+        self._cancelled += 1
+        if self._cancelled > _FEW and self._cancelled > len(self._timers) // 2:
+            self._timers[:] = [entry for entry in self._timers if entry[2].callback is not None]
+            heapify(self._timers)
+            self._cancelled = 0
 
     def run(self) -> None:
         poll = self._epoll.poll
@@ -76,7 +92,7 @@ class Loop:
                 callback = callbacks.get(fd)
                 # What was told of a number before it was closed and given to another is not that one's.
                 if callback is not None and fd not in self._fresh:
-                    self._call(callback, events)
+                    self.call(callback, events)
 
     def stop(self) -> None:
         self._going = False
@@ -85,6 +101,7 @@ class Loop:
         timers = self._timers
         while timers and timers[0][2].callback is None:
             heappop(timers)
+            self._cancelled -= 1
         first = timers[0][0] if timers else None
         if first != self._armed:
             native.timerfd_set(self._timerfd, 0 if first is None else max(1, int(first * 1e9)))
@@ -98,11 +115,13 @@ class Loop:
             timer = heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
             if callback is not None:
-                self._call(callback)
+                self.call(callback)
+            else:
+                self._cancelled -= 1
 
-    def _call(self, callback: "Callable[..., object]", *args: int) -> None:
+    def call(self, callback: "Callable[..., object]", *args: object) -> None:
         """A fault in what one client, instance or timer wants must not end the supervision of all the others."""
         try:
             callback(*args)
         except Exception as error:
-            self._failed(error)
+            self.failed(error)

@@ -1,8 +1,11 @@
 """The loop: fds, times, and callbacks that fail."""
 
+import math
 import os
 import resource
 import time
+
+import pytest
 
 from oxmgr.supervisor.loop import READ, Loop
 
@@ -66,6 +69,32 @@ def test_a_cancelled_timer_does_not_wake_the_loop() -> None:
     loop.run()
     assert seen == ["cancelled"]
     assert voluntary_switches() - before <= 1
+
+
+@pytest.mark.parametrize("when", [10.0**18, math.inf, math.nan, 2**80, -math.inf, -1.0])
+def test_no_time_that_is_asked_for_ends_the_loop(when: float) -> None:
+    faults: list[Exception] = []
+    loop = Loop(faults.append)
+    seen: list[str] = []
+    loop.at(when, lambda: seen.append("odd"))
+    loop.at(time.monotonic() + 0.01, lambda: (seen.append("due"), loop.stop()))
+    loop.run()
+    assert seen == (["odd", "due"] if when < 0 else ["due"]) and faults == []
+
+
+def test_cancelled_timers_of_a_far_future_are_not_kept_until_then() -> None:
+    loop = Loop(lambda fault: None)
+    seen: list[int] = []
+    begun = time.monotonic()
+    kept = [loop.at(begun + 0.01 + number / 1e5, lambda number=number: seen.append(number)) for number in range(100)]  # type: ignore[misc]
+    for _ in range(10_000):
+        loop.at(begun + 3600, lambda: None).cancel()
+    assert len(loop._timers) < 1000
+    kept[50].cancel()
+    kept[50].cancel()
+    loop.at(begun + 0.05, loop.stop)
+    loop.run()
+    assert seen == [number for number in range(100) if number != 50]
 
 
 def voluntary_switches() -> int:
