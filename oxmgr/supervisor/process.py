@@ -2,6 +2,9 @@
 
 import os
 from _signal import pidfd_send_signal
+from errno import EAGAIN, EINVAL
+from fcntl import F_GETPIPE_SZ, fcntl, ioctl
+from sys import byteorder
 
 from oxmgr.model.spec import Spec, instance_name, log_paths
 from oxmgr.supervisor import native
@@ -13,6 +16,10 @@ if TYPE_CHECKING:
     from oxmgr.model.places import Places
 
 UMASK = 0o022
+_PROCESS_GROUP = 1 << 2
+"""PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9): to the group that this process has founded."""
+_PIPE_BUF = 4096
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class StartError(Exception):
@@ -27,38 +34,69 @@ class Process:
     """A main process, ours or adopted (`child` false), from its start to its reaping.
 
     `pid` stays the kernel's name for it as long as we have not reaped it (`reaped`), so until then it and its
-    process group and session, which carry the same number, can be signalled without hitting a stranger.
+    process group and session, which carry the same number, can be signalled without hitting a stranger. An adopted one
+    is reaped by somebody else, at any moment: it is signalled by its pidfd alone.
+
+    `refused`: the kernel did not let us send the last signal (kill(2), EPERM), for it has become another user's.
     """
 
-    __slots__ = ("child", "pid", "pidfd", "reaped")
+    __slots__ = ("child", "pid", "pidfd", "reaped", "refused")
 
     def __init__(self, pid: int, pidfd: int, child: bool = True) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.child = child
         self.reaped = False
+        self.refused = False
 
     def signal(self, number: int) -> bool:
-        """False when it is gone."""
+        """False when it is gone, and when it is `refused`."""
         if self.reaped:
             return False
         try:
             if self.pidfd >= 0:
                 pidfd_send_signal(self.pidfd, number)
-            else:
+            elif self.child:
                 os.kill(self.pid, number)
+            else:
+                return False
         except ProcessLookupError:
             return False
+        except PermissionError:
+            self.refused = True
+            return False
+        self.refused = False
         return True
 
-    def signal_group(self, number: int) -> None:
+    def signal_group(self, number: int) -> bool:
+        """False when nothing of its group is there, and when it is `refused`."""
         if self.reaped:
-            return
+            return False
         try:
-            os.killpg(self.pid, number)
+            if self.child:
+                os.killpg(self.pid, number)
+            elif self.pidfd >= 0:
+                self._signal_adopted_group(number)
+            else:
+                return False
         except ProcessLookupError:
-            # Its leader has moved to another group, or this is an adopted one that is gone.
-            self.signal(number)
+            # Its leader has moved to another group.
+            return self.signal(number)
+        except PermissionError:
+            self.refused = True
+            return False
+        self.refused = False
+        return True
+
+    def _signal_adopted_group(self, number: int) -> None:
+        try:
+            pidfd_send_signal(self.pidfd, number, None, _PROCESS_GROUP)
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+            # This kernel has no such flag. As long as the process is not reaped, the number is no other group's.
+            pidfd_send_signal(self.pidfd, 0)
+            os.killpg(self.pid, number)
 
     def close(self) -> None:
         if self.pidfd >= 0:
@@ -67,10 +105,18 @@ class Process:
 
 
 def start(
-    spec: Spec, index: int, environ: bytes, places: "Places", given: list[int], cgroup: int = -1, network: int = -1
+    spec: Spec,
+    index: int,
+    environ: bytes,
+    places: "Places",
+    given: list[int],
+    cgroup: int = -1,
+    network: int = -1,
+    child: native.Child | None = None,
 ) -> Process:
     """Run an instance's program: `environ` is what its starter had, `given` the limit on open files that the daemon
-    was given, `cgroup` and `network` are fds or -1. StartError when it does not run."""
+    was given, `cgroup` and `network` are fds or -1. StartError when it does not run. May run in a thread: `child` then
+    tells the loop of what is being made."""
     name = instance_name(spec.name, index, spec.instances)
     fds: list[int] = []
     try:
@@ -88,6 +134,7 @@ def start(
             UMASK if spec.sandbox.umask < 0 else spec.sandbox.umask,
             cgroup=cgroup,
             network=network,
+            child=child,
             **rights(spec),
         )
     except native.SpawnError as error:
@@ -148,13 +195,28 @@ def _open_log(path: str) -> int:
 
 
 def write_stdin(path: str, data: bytes) -> None:
-    """All of it or an OSError: BlockingIOError when the app does not read what was sent before."""
+    """All of it or an OSError: BlockingIOError when the app does not read what was sent before. Were somebody else to
+    write to it at the same moment, the error can mean that a part was taken."""
     fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        # Up to PIPE_BUF bytes the kernel takes all or nothing; of more it takes what there is room for (pipe(7)).
+        if len(data) > _PIPE_BUF and len(data) > _room(fd):
+            raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
         if os.write(fd, data) < len(data):
-            raise BlockingIOError(11, "only a part was taken")
+            raise BlockingIOError(EAGAIN, "only a part was taken")
     finally:
         os.close(fd)
+
+
+def _room(fd: int) -> int:
+    """How many bytes a pipe takes for certain. It is a ring of pages, of which what was written a little at a time
+    fills more than half each (anon_pipe_write, fs/pipe.c)."""
+    # Loaded only now: it is for large input.
+    from termios import FIONREAD
+
+    waiting = int.from_bytes(ioctl(fd, FIONREAD, bytes(4)), byteorder)
+    used = 2 * -(-waiting // _PAGE) + 1 if waiting else 0
+    return fcntl(fd, F_GETPIPE_SZ) - used * _PAGE
 
 
 # --- facts about processes, from proc(5) ---
