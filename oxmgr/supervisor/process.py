@@ -3,7 +3,7 @@
 import os
 from _signal import pidfd_send_signal
 from errno import EAGAIN, EINVAL
-from fcntl import F_GETPIPE_SZ, fcntl, ioctl
+from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl, ioctl
 from sys import byteorder
 
 from oxmgr.model.spec import Spec, instance_name, log_paths
@@ -20,6 +20,8 @@ _PROCESS_GROUP = 1 << 2
 """PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9): to the group that this process has founded."""
 _PIPE_BUF = 4096
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_INPUT_LIMIT = 1024 * 1024
+"""Of what waits in front of an app: as large a pipe as any user may have (fs.pipe-max-size)."""
 
 
 class StartError(Exception):
@@ -200,23 +202,33 @@ def write_stdin(path: str, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         # Up to PIPE_BUF bytes the kernel takes all or nothing; of more it takes what there is room for (pipe(7)).
-        if len(data) > _PIPE_BUF and len(data) > _room(fd):
-            raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+        if len(data) > _PIPE_BUF:
+            _make_room(fd, len(data))
         if os.write(fd, data) < len(data):
             raise BlockingIOError(EAGAIN, "only a part was taken")
     finally:
         os.close(fd)
 
 
-def _room(fd: int) -> int:
-    """How many bytes a pipe takes for certain. It is a ring of pages, of which what was written a little at a time
-    fills more than half each (anon_pipe_write, fs/pipe.c)."""
+def _make_room(fd: int, wanted: int) -> None:
+    """Have a pipe take so many bytes more for certain, or a BlockingIOError."""
     # Loaded only now: it is for large input.
     from termios import FIONREAD
 
     waiting = int.from_bytes(ioctl(fd, FIONREAD, bytes(4)), byteorder)
-    used = 2 * -(-waiting // _PAGE) + 1 if waiting else 0
-    return fcntl(fd, F_GETPIPE_SZ) - used * _PAGE
+    size = fcntl(fd, F_GETPIPE_SZ)
+    # It is a ring of pages. Of two neighbours at least one page's worth is filled (anon_pipe_write, fs/pipe.c), so this
+    # is the most of it that can be in use.
+    used = min(size, 2 * waiting + 2 * _PAGE) if waiting else 0
+    if used + wanted > size and not _is_resized(fd, used + wanted):
+        raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+
+
+def _is_resized(fd: int, size: int) -> bool:
+    try:
+        return size <= _INPUT_LIMIT and fcntl(fd, F_SETPIPE_SZ, size) >= size
+    except OSError:
+        return False
 
 
 # --- facts about processes, from proc(5) ---

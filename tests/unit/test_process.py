@@ -142,14 +142,21 @@ def test_input_is_taken_whole_or_not_at_all(fifo: tuple[str, int]) -> None:
     path, fd = fifo
     capacity = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
     write_stdin(path, b"x" * capacity)
-    assert len(everything(fd)) == capacity
+    write_stdin(path, b"y" * capacity)
+    assert everything(fd) == b"x" * capacity + b"y" * capacity
     with pytest.raises(BlockingIOError):
-        write_stdin(path, b"x" * (capacity + 1))
+        write_stdin(path, b"x" * (1024 * 1024 + 1))
     assert everything(fd) == b""
-    write_stdin(path, b"first\n")
+
+
+def test_a_file_that_nobody_reads_is_taken_block_by_block_up_to_the_limit(fifo: tuple[str, int]) -> None:
+    path, fd = fifo
+    blocks = 0
     with pytest.raises(BlockingIOError):
-        write_stdin(path, b"y" * capacity)
-    assert everything(fd) == b"first\n"
+        while True:
+            write_stdin(path, b"x" * 32_768)
+            blocks += 1
+    assert blocks * 32_768 >= 400_000 and len(everything(fd)) == blocks * 32_768
 
 
 @pytest.mark.parametrize("before", [1, 100, 2049, 4095, 4096, 5000])
