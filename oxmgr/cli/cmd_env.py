@@ -1,5 +1,6 @@
 """`oxmgr env`: the environment that an app's next start gets."""
 
+import os
 import sys
 
 from oxmgr.cli.context import ask, my_places
@@ -28,7 +29,12 @@ def run(args: Args) -> int:
 
 
 def _show(env: dict[str, str], args: Args) -> None:
+    """What is not UTF-8 goes out as the bytes that it is. JSON is text, and has the sign for such."""
     if args.flag("json"):
-        print_json(env)
+        print_json({_text(key): _text(value) for key, value in env.items()})
     else:
-        sys.stdout.write("".join(f"{key}={value}\n" for key, value in sorted(env.items())))
+        sys.stdout.buffer.write(b"".join(os.fsencode(f"{key}={value}\n") for key, value in sorted(env.items())))
+
+
+def _text(word: str) -> str:
+    return os.fsencode(word).decode(errors="replace")

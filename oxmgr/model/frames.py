@@ -4,8 +4,12 @@ FRAME_LIMIT = 16 * 1024 * 1024
 PROTOCOL = 1
 
 
+class TooLarge(ValueError):
+    """The message does not fit into a frame."""
+
+
 def frame(payload: bytes) -> bytes:
-    """ValueError when the payload is over FRAME_LIMIT."""
+    """TooLarge when the payload is over FRAME_LIMIT."""
     if len(payload) > FRAME_LIMIT:
-        raise ValueError(f"a message of {len(payload)} bytes is over the limit of {FRAME_LIMIT}")
+        raise TooLarge(f"a message of {len(payload)} bytes is over the limit of {FRAME_LIMIT}")
     return len(payload).to_bytes(4, "big") + payload

@@ -5,6 +5,8 @@ that protocol). Then a request, and the daemon's replies to it: any number of Pr
 final reply. A client may send further requests on the same connection, one at a time.
 """
 
+import os
+
 from oxmgr.model.codec import Struct
 from oxmgr.model.spec import Spec
 
@@ -183,7 +185,21 @@ class Done(Struct, tag="done"):
 
 
 class Env(Struct, tag="env"):
-    env: dict[str, str]
+    """`environ` as in Apply, for what an environment holds need not be text; a dict is packed."""
+
+    environ: bytes | dict[str, str]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.environ, dict):
+            self.environ = os.fsencode("".join(f"{key}={value}\0" for key, value in self.environ.items()))
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Bytes that are no text are as os.environ has them."""
+        if isinstance(self.environ, dict):
+            return self.environ
+        words = os.fsdecode(self.environ).split("\0")
+        return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 class DaemonView(Struct, tag="daemon"):

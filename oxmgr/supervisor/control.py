@@ -17,10 +17,11 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
+from resource import RLIMIT_NOFILE, getrlimit
 
 from oxmgr import __version__
 from oxmgr.model.codec import DecodeError, Decoder, encode
-from oxmgr.model.frames import FRAME_LIMIT, PROTOCOL, frame
+from oxmgr.model.frames import FRAME_LIMIT, PROTOCOL, TooLarge, frame
 from oxmgr.model.messages import Failed, Hello, Progress, Reply, Request
 from oxmgr.supervisor.loop import HANGUP, READ, WRITE
 
@@ -34,8 +35,16 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Loop
 
 CLIENTS_LIMIT = 128
+"""And at most a third of the fds that this daemon may have: the others are for the apps."""
 HELLO_PATIENCE = 10.0
+HELLO_LIMIT = 64 * 1024
+"""Bytes of a frame, as long as nobody knows who sends it."""
+BUFFERS_LIMIT = 64 * 1024 * 1024
+"""Bytes that all clients together may have in their buffers."""
 READ_SIZE = 65536
+TURN = 0.005
+"""Seconds for one client's requests, before it is the others' turn."""
+PAUSE = 0.1
 BACKLOG = 64
 # linux/socket.h; the `socket` module does not have it.
 SO_PEERGROUPS = 59
@@ -44,9 +53,16 @@ GROUPS_SIZE = 1024  # bytes: 256 groups, the most that getsockopt of Python can 
 _hello = Decoder(Hello)
 _request = Decoder(Request)
 
+NOT_A_MESSAGE = (DecodeError, UnicodeDecodeError, RecursionError)
+"""The second and third are for a text that is none, and for a nest of arrays: msgspec hands them on as they are."""
+
 
 class Client:
-    """One connection. It has one request at a time; what it sends before the answer waits in its buffer."""
+    """One connection. It has one request at a time; what it sends before the answer waits in its buffer.
+
+    `on_close` are called once, should it hang up or be dropped before the last reply to its request: what waits for it
+    can be taken back.
+    """
 
     def __init__(self, server: "Server", sock: socket) -> None:
         self._server = server
@@ -55,8 +71,9 @@ class Client:
         self._out = bytearray()
         self._known = False
         self._busy = False
-        self._following: list[Callable[[bytes], None]] | None = None
+        self._handling = False
         self._closed = False
+        self.on_close: list[Callable[[], None]] = []
         self._events = READ | HANGUP
         server.loop.add(sock.fileno(), self._events, self._on_ready)
         self._introduction = server.loop.at(
@@ -69,8 +86,11 @@ class Client:
         """One of several replies to a request."""
         try:
             data = frame(encode(reply))
-        except ValueError as error:
+        except TooLarge as error:
             data = frame(encode(Failed(f"{error}: ask for fewer apps at a time")))
+        except UnicodeEncodeError as error:
+            shown = error.object[:256].encode(errors="backslashreplace").decode()
+            data = frame(encode(Failed(f"the answer holds what is not UTF-8 text, {shown}: rename it")))
         self.send_frame(data)
 
     def send_frame(self, data: bytes) -> None:
@@ -80,12 +100,17 @@ class Client:
         self._flush()
         if len(self._out) > FRAME_LIMIT:
             self._drop("it does not read what it asked for")
+        elif len(self._out) > READ_SIZE:
+            self._server.bound_buffers()
 
     def finish(self, reply: Reply) -> None:
         """The last reply to a request."""
         self._busy = False
+        self.on_close.clear()
         self.send(reply)
-        self._handle_input()
+        # What is finished within `_handle` is followed by the next one there, and not ever deeper.
+        if not self._handling:
+            self._handle_input()
 
     def progress(self, instance: "Instance") -> None:
         state = instance.state
@@ -94,8 +119,8 @@ class Client:
     def follow(self, followers: "list[Callable[[bytes], None]]") -> None:
         """Send each event from now on, until the client hangs up."""
         if not self._closed:
-            self._following = followers
             followers.append(self.send_frame)
+            self.on_close.append(lambda: followers.remove(self.send_frame))
 
     # --- the connection ---
 
@@ -118,46 +143,74 @@ class Client:
             self.close()
             return
         self._in += data
-        if len(self._in) > FRAME_LIMIT + READ_SIZE:
+        if len(self._in) > (FRAME_LIMIT if self._known else HELLO_LIMIT) + READ_SIZE:
             self._drop("it sends more than it may")
             return
         self._handle_input()
+        if len(self._in) > READ_SIZE:
+            self._server.bound_buffers()
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that it costs."""
+        return len(self._in) + len(self._out)
 
     def _handle_input(self) -> None:
+        end = time.monotonic() + TURN
         while not self._closed and not self._busy and len(self._in) >= 4:
-            size = int.from_bytes(self._in[:4], "big")
-            if size > FRAME_LIMIT:
-                self._drop(f"a frame of {size} bytes, {FRAME_LIMIT} are the most")
+            size, limit = int.from_bytes(self._in[:4], "big"), FRAME_LIMIT if self._known else HELLO_LIMIT
+            if size > limit:
+                self._drop(f"a frame of {size} bytes, {limit} are the most")
                 return
             if len(self._in) < 4 + size:
                 return
+            if time.monotonic() > end:
+                self._server.loop.at(time.monotonic(), self._handle_input)
+                return
             payload = bytes(self._in[4 : 4 + size])
             del self._in[: 4 + size]
+            self._handling = True
             try:
                 self._handle(payload)
-            except DecodeError as error:
-                self.finish(Failed(f"the daemon does not understand this request: {error}"))
-                self._drop(f"not a message: {error}")
+            except Exception:
+                # The loop tells the log of it. What this client has sent besides is not to wait for its next word.
+                self._server.loop.at(time.monotonic(), self._handle_input)
+                raise
+            finally:
+                self._handling = False
 
     def _handle(self, payload: bytes) -> None:
         if not self._known:
-            hello = _hello.decode(payload)
-            if hello.protocol != PROTOCOL:
-                self.send(Failed(f"this daemon is oxmgr {__version__} and you are {hello.version}: restart the daemon"))
-                self._drop(f"it speaks protocol {hello.protocol}")
-                return
-            self._known = True
-            self._introduction.cancel()
-            self.send(Hello(PROTOCOL, __version__, os.getpid()))
+            self._greet(payload)
             return
-        request = _request.decode(payload)
+        try:
+            request = _request.decode(payload)
+        except NOT_A_MESSAGE as error:
+            self.send(Failed(f"the daemon does not understand this request: {error}"))
+            self._drop(f"not a message: {error}")
+            return
         self._busy = True
         try:
             self._server.commands.handle(request, self)
         except Exception as fault:
-            # The loop tells the log of it; whoever asked must not wait for an answer for ever.
+            # Whoever asked must not wait for an answer for ever.
             self.finish(Failed(f"a fault in the daemon, {type(fault).__name__}: its log has it, please report it"))
             raise
+
+    def _greet(self, payload: bytes) -> None:
+        try:
+            hello = _hello.decode(payload)
+        except NOT_A_MESSAGE as error:
+            self.send(Failed(f"the daemon does not understand this request: {error}"))
+            self._drop(f"not a message: {error}")
+            return
+        if hello.protocol != PROTOCOL:
+            self.send(Failed(f"this daemon is oxmgr {__version__} and you are {hello.version}: restart the daemon"))
+            self._drop(f"it speaks protocol {hello.protocol}")
+            return
+        self._known = True
+        self._introduction.cancel()
+        self.send(Hello(PROTOCOL, __version__, os.getpid()))
 
     def _flush(self) -> None:
         try:
@@ -183,11 +236,14 @@ class Client:
             return
         self._closed = True
         self._introduction.cancel()
-        if self._following is not None:
-            self._following.remove(self.send_frame)
         self._server.clients.discard(self)
         self._server.loop.remove(self._sock.fileno())
         self._sock.close()
+        self._in.clear()
+        self._out.clear()
+        callbacks, self.on_close = self.on_close, []
+        for callback in callbacks:
+            self._server.loop.call(callback)
 
 
 class Server:
@@ -200,7 +256,10 @@ class Server:
         self.commands: Commands
         self._group = group
         # Given up for a moment when there are no fds left, so that a client can be taken and turned away.
-        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._spare = _open_spare()
+        self._most = min(CLIENTS_LIMIT, max(1, getrlimit(RLIMIT_NOFILE)[0] // 3))
+        self._full = False
+        self._listening = True
         self._sock = _listen(path, group)
         loop.add(self._sock.fileno(), READ, self._on_connection)
 
@@ -213,20 +272,44 @@ class Server:
             return
         sock = socket(fileno=fd)
         sock.setblocking(False)
-        if len(self.clients) >= CLIENTS_LIMIT or not self._may_speak(sock):
+        if len(self.clients) >= self._most:
+            sock.close()
+            if not self._full:
+                self._full = True
+                self.log(f"clients are turned away: there are {self._most}, which is all that there may be")
+            return
+        self._full = False
+        if not self._may_speak(sock):
             sock.close()
             return
         self.clients.add(Client(self, sock))
 
     def _turn_away(self) -> None:
-        os.close(self._spare)
+        # Until there is another, the number is not ours: it may be given to anything.
+        spare, self._spare = self._spare, -1
+        if spare >= 0:
+            os.close(spare)
         try:
             fd, _ = self._sock._accept()  # type: ignore[attr-defined]
             os.close(fd)
+            self.log("a client was turned away: there are no file descriptors left")
         except OSError:
-            pass
-        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self.log("a client was turned away: there are no file descriptors left")
+            # It stays at the door, and epoll would tell of it without end.
+            self.loop.change(self._sock.fileno(), 0)
+            self.loop.at(time.monotonic() + PAUSE, self._listen_again)
+        self._spare = _open_spare()
+
+    def _listen_again(self) -> None:
+        if self._listening:
+            self.loop.change(self._sock.fileno(), READ)
+
+    def bound_buffers(self) -> None:
+        """Together they are too large: whoever has the most loses it."""
+        while sum(client.buffered for client in self.clients) > BUFFERS_LIMIT:
+            largest = max(self.clients, key=lambda client: client.buffered)
+            largest._drop(
+                f"all clients together have more than {BUFFERS_LIMIT} bytes in their buffers, it has the most"
+            )
 
     def _may_speak(self, sock: socket) -> bool:
         credentials = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
@@ -245,6 +328,7 @@ class Server:
         return False
 
     def stop_listening(self) -> None:
+        self._listening = False
         self.loop.remove(self._sock.fileno())
         self._sock.close()
 
@@ -252,6 +336,13 @@ class Server:
         """On every client: to one that waits for the daemon's end, this is it."""
         for client in list(self.clients):
             client.close()
+
+
+def _open_spare() -> int:
+    try:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def _listen(path: str, group: int) -> socket:

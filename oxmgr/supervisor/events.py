@@ -38,6 +38,8 @@ class Events:
         app: str = "",
     ) -> None:
         self._seq += 1
+        # A reason can have a path in it, which need not be text.
+        reason = reason.encode(errors="backslashreplace").decode()
         event = Event(self._seq, time.time(), kind, app, reason=reason)
         if instance is not None:
             event.app, event.instance = instance.app.spec.name, instance.name

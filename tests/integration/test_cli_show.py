@@ -3,15 +3,16 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from oxmgr.client.connection import NoDaemon, NotRunning, connect
-from oxmgr.model.messages import Event, InstanceView
+from oxmgr.model.messages import Apply, Event, InstanceView
 from tests.conftest import wait_until
-from tests.integration.conftest import Ox
+from tests.integration.conftest import COMMAND, Ox
 
 KEYS = (
     "name app instance namespace status desired pid restarts exit_code signal reason ready health started_at uptime_ms "
@@ -214,6 +215,18 @@ def test_env_is_what_the_next_start_gets(ox: Ox) -> None:
     # The shell that runs `env; …` sets these.
     assert {key: value for key, value in seen.items() if key not in ("PWD", "OLDPWD", "SHLVL", "_")} == env
     assert "PORT=3000\n" in ox("env", "a").stdout
+
+
+def test_an_environment_that_is_no_text_is_shown_as_the_bytes_that_it_is(ox: Ox) -> None:
+    odd = os.fsencode(f"{ox.home.folder}/") + b"\xff"
+    environ = b"PATH=/usr/bin:/bin\0ODD=" + odd + b"\0"
+    ox.home.request(Apply([ox.home.sh("app", "exec sleep 1000")], environ))
+    shown = subprocess.run([COMMAND, "env", "app"], env=ox.env, capture_output=True, check=True)
+    assert b"ODD=" + odd + b"\n" in shown.stdout
+    assert ox.json("env", "app")["ODD"].endswith("/\ufffd")
+    ox.home.stop_daemon()
+    saved = subprocess.run([COMMAND, "env", "app"], env=ox.env, capture_output=True, check=False)
+    assert saved.stdout == shown.stdout
 
 
 def test_doctor_finds_what_is_wrong_and_only_that(empty: Ox) -> None:

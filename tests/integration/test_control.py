@@ -1,21 +1,23 @@
 """Clients that do not behave, and who may be one."""
 
 import os
+import resource
+import select
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from oxmgr.client.connection import NoDaemon, Refused, connect
 from oxmgr.client.launch import daemon_argv
-from oxmgr.model.codec import encode
+from oxmgr.model.codec import decode, encode
 from oxmgr.model.frames import FRAME_LIMIT, PROTOCOL, frame
-from oxmgr.model.messages import Act, Failed, GetDaemon, GetEvents, GetInstances, Hello
+from oxmgr.model.messages import Act, Apply, Done, Env, Failed, GetDaemon, GetEnv, GetEvents, GetInstances, Hello
 from oxmgr.model.places import Places
 from oxmgr.supervisor.control import Client, Server
 from oxmgr.supervisor.logfile import Log
@@ -63,6 +65,9 @@ def answers(home: Home) -> bool:
         HELLO + frame(encode({"type": "nothing-known"})),
         HELLO + frame(encode({"type": "act", "verb": 5, "targets": []})),
         HELLO + frame(b"\x81\xa4type\xa5apply" * 100),
+        HELLO + frame(b"\x83\xa4type\xa3act\xa4verb\xa1\xff\xa7targets\x90"),
+        HELLO + frame(b"\x82\xa4type\xa6daemon\xa1x" + b"\x91" * 5000 + b"\x90"),
+        (64 * 1024 + 1).to_bytes(4, "big"),
     ],
 )
 def test_garbage_gets_its_sender_dropped_and_nobody_else(home: Home, raw: socket.socket, data: bytes) -> None:
@@ -82,6 +87,63 @@ def test_two_requests_at_once_are_answered_one_after_the_other(home: Home, raw: 
     got = b""
     while got.count(b"instances") < 6:
         got += raw.recv(65536)
+
+
+def test_hundreds_of_requests_in_one_write_are_answered_each(home: Home, raw: socket.socket) -> None:
+    raw.sendall(HELLO + frame(encode(GetDaemon())) * 600)
+    file = raw.makefile("rb")
+    replies = [decode(file.read(int.from_bytes(file.read(4), "big"))) for _ in range(601)]
+    assert {reply["type"] for reply in replies[1:]} == {"daemon"}
+    file.close()
+
+
+def test_one_client_with_much_to_ask_lets_others_have_their_turn(home: Home, raw: socket.socket) -> None:
+    home.apply(*(home.sh(f"app{number}", "exec sleep 1000") for number in range(50)))
+    raw.sendall(HELLO)
+    raw.setblocking(False)
+    sent = 0
+    data = frame(encode(GetInstances())) * 5000
+    try:
+        while sent < len(data):
+            sent += raw.send(data[sent:])
+    except BlockingIOError:
+        pass
+    begun = time.monotonic()
+    connection = connect(home.places)
+    connection.request(GetDaemon())
+    connection.close()
+    assert time.monotonic() - begun < 0.5
+    home.apply(prune=True)
+
+
+def test_what_nobody_has_introduced_is_not_kept(home: Home, raw: socket.socket) -> None:
+    raw.sendall((FRAME_LIMIT).to_bytes(4, "big") + b"x" * 1000)
+    assert hung_up(raw)
+
+
+def test_all_clients_together_cost_bounded_memory_and_the_largest_goes_first(home: Home) -> None:
+    assert home.daemon is not None
+    small = home.connect()
+    before = resident(home.daemon.pid)
+    held = crowd(home, 12)
+    for sock in held:
+        try:
+            sock.sendall((FRAME_LIMIT).to_bytes(4, "big") + b"x" * (12 * 1024 * 1024))
+        except OSError:
+            pass
+    wait_until(lambda: "all clients together" in daemon_log(home), "one to be dropped")
+    assert resident(home.daemon.pid) - before < 1.5 * 64 * 1024 * 1024
+    assert small.request(GetInstances())
+    for sock in held:
+        sock.close()
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe", "hé".encode("latin-1")])
+def test_an_environment_need_not_be_text(home: Home, value: bytes) -> None:
+    home.request(Apply([home.sh("app", "printenv ODD; exec sleep 1000")], b"PATH=/usr/bin:/bin\0ODD=" + value + b"\0"))
+    reply = home.connect().request(GetEnv("app"))
+    assert isinstance(reply, Env) and os.fsencode(reply.env["ODD"]) == value and reply.env["OXMGR_APP"] == "app"
+    wait_until(lambda: value in Path(f"{home.places.logs}/app.out.log").read_bytes(), "its own words")
 
 
 def test_a_client_that_stops_reading_costs_bounded_memory_and_no_time(home: Home) -> None:
@@ -151,18 +213,52 @@ def _tries(home: Home) -> bool:
         return False
 
 
-def test_no_fds_left_is_survived_and_told(empty_home: Home) -> None:
-    pid = empty_home.start_daemon(nofile=40)
+def crowd(home: Home, number: int) -> list[socket.socket]:
+    """So many clients that have introduced themselves and stay."""
     held = []
-    for _ in range(60):
+    for _ in range(number):
         sock = socket.socket(socket.AF_UNIX)
-        sock.connect(empty_home.places.socket)
+        sock.settimeout(5)
+        sock.connect(home.places.socket)
+        sock.sendall(HELLO)
         held.append(sock)
-    wait_until(lambda: "no file descriptors" in daemon_log(empty_home), "the log to say so")
+    return held
+
+
+def test_clients_leave_room_for_the_fds_of_supervision(empty_home: Home) -> None:
+    home = empty_home
+    pid = home.start_daemon(nofile=40)
+    home.apply(home.sh("left", "setsid sleep 1234 & echo $!; exec sleep 1235"))
+    wait_until(lambda: home.log("left"), "its child")
+    left = os.pidfd_open(int(home.log("left")))
+    inside = home.connect()
+    held = crowd(home, 60)
+    wait_until(lambda: "clients are turned away: there are 13" in daemon_log(home), "the log to say so")
+    done = inside.request(Act("stop", ["left"]))
+    assert isinstance(done, Done) and done.instances[0].status == "stopped"
+    assert select.select([left], [], [], 0)[0], "stopped means that nothing of it lives"
+    os.close(left)
     for sock in held:
         sock.close()
-    wait_until(lambda: _tries(empty_home), "the daemon to answer again")
-    assert empty_home.daemon is not None and empty_home.daemon.pid == pid
+    wait_until(lambda: _tries(home), "the daemon to answer again")
+    assert home.daemon is not None and home.daemon.pid == pid
+
+
+def test_no_fds_left_is_survived_and_told(empty_home: Home) -> None:
+    home = empty_home
+    home.start_daemon(nofile=40)
+    inside = home.connect()
+    inside._send(Apply([home.sh("app", "exec sleep 1000", instances=30)]))
+    wait_until(lambda: "Too many open files" in daemon_log(home), "its instances to have all fds")
+    held = crowd(home, 20)
+    wait_until(lambda: "there are no file descriptors left" in daemon_log(home), "the log to say so")
+    for sock in held:
+        sock.close()
+    home.connections.remove(inside)
+    inside.close()
+    wait_until(lambda: _tries(home), "the daemon to answer again")
+    home.request(Act("stop", ["all"]))
+    assert {view.status for view in home.views().values()} == {"stopped"}
 
 
 def daemon_log(home: Home) -> str:
@@ -249,7 +345,7 @@ def test_a_daemon_that_hangs_is_told_from_one_that_is_not_there(home: Home) -> N
 
 
 def test_requests_that_make_no_sense_are_refused_with_the_reason(home: Home) -> None:
-    from oxmgr.model.messages import Apply, SendSignal
+    from oxmgr.model.messages import SendSignal
     from oxmgr.model.spec import Spec
 
     app = home.sh("app", "exec sleep 1000")
@@ -293,6 +389,97 @@ def test_the_daemon_imports_what_it_may_and_nothing_else(home: Home) -> None:
     assert not {name for name in loaded if name.startswith(("oxmgr.cli", "oxmgr.config", "oxmgr.client"))}
 
 
+class Here:
+    """A server in a loop of its own, in this process."""
+
+    def __init__(self, folder: Path, commands: object) -> None:
+        self.faults: list[Exception] = []
+        self.loop = Loop(self.faults.append)
+        self.places = Places(str(folder), str(folder), str(folder))
+        self.server = Server(self.places.socket, -1, self.loop, Log(self.places.daemon_log))
+        self.server.commands = commands  # type: ignore[assignment]
+
+    def run_while(self, what: Callable[[], object]) -> None:
+        """Run the loop until that has been done in a thread."""
+
+        def thread() -> None:
+            try:
+                what()
+            except BaseException as wrong:
+                failed.append(wrong)
+            os.eventfd_write(done, 1)
+
+        failed: list[BaseException] = []
+        done = os.eventfd(0)
+        self.loop.add(done, READ, lambda _: self.loop.stop())
+        self.loop._going = True
+        beside = threading.Thread(target=thread)
+        beside.start()
+        self.loop.run()
+        beside.join()
+        self.loop.remove(done)
+        os.close(done)
+        assert not failed, failed
+
+    def end(self) -> None:
+        self.server.stop_listening()
+        self.server.hang_up()
+
+
+class Waits:
+    """Commands that answer nothing and note who has hung up; to every second one they answer at once."""
+
+    def __init__(self) -> None:
+        self.left: list[str] = []
+
+    def handle(self, request: object, client: Client) -> None:
+        client.on_close.append(lambda: self.left.append(type(request).__name__))
+        if isinstance(request, GetDaemon):
+            client.finish(Failed("at once"))
+
+
+def test_who_hangs_up_before_the_last_reply_can_have_what_waits_taken_back_once(tmp_path: Path) -> None:
+    waits = Waits()
+    here = Here(tmp_path, waits)
+
+    def hang_up_while_waiting() -> None:
+        connection = connect(here.places)
+        with pytest.raises(Refused):
+            connection.request(GetDaemon())
+        connection._send(GetInstances())
+        connection.close()
+        wait_until(lambda: waits.left, "the daemon to hear of it")
+
+    here.run_while(hang_up_while_waiting)
+    here.end()
+    assert waits.left == ["GetInstances"] and here.faults == []
+
+
+def test_a_stranger_s_fd_is_not_closed_when_there_was_none_to_be_had(tmp_path: Path) -> None:
+    here = Here(tmp_path, Waits())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first = socket.socket(socket.AF_UNIX)
+    spare = here.server._spare
+
+    def come_again() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            first.connect(here.places.socket)
+            wait_until(lambda: here.server._spare == -1, "the spare one to be given up")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        stranger = os.dup2(first.fileno(), spare)
+        # What was at the door is let in once there is room.
+        connect(here.places).close()
+        assert os.path.sameopenfile(stranger, first.fileno())
+        os.close(stranger)
+
+    here.run_while(come_again)
+    first.close()
+    here.end()
+    assert here.faults == []
+
+
 class Faulty:
     """A daemon's commands that have a fault, and ones whose answer is over the limit of a frame."""
 
@@ -303,34 +490,37 @@ class Faulty:
 
 
 def test_a_fault_of_the_daemon_is_an_answer_and_no_silence(tmp_path: Path) -> None:
-    faults: list[Exception] = []
-    loop = Loop(faults.append)
-    places = Places(str(tmp_path), str(tmp_path), str(tmp_path))
-    server = Server(places.socket, -1, loop, Log(places.daemon_log))
-    server.commands = Faulty()  # type: ignore[assignment]
+    here = Here(tmp_path, Faulty())
     told: list[str] = []
 
     def ask() -> None:
-        connection = connect(places)
+        connection = connect(here.places)
         for request in (GetDaemon(), GetInstances(), GetDaemon()):
             with pytest.raises(Refused) as refused:
                 connection.request(request)
             told.append(str(refused.value))
         connection.close()
-        os.eventfd_write(done, 1)
 
-    done = os.eventfd(0)
-    loop.add(done, READ, lambda _: loop.stop())
-    client = threading.Thread(target=ask)
-    client.start()
-    loop.run()
-    client.join()
-    server.stop_listening()
-    server.hang_up()
-    os.close(done)
+    here.run_while(ask)
     assert told == [
         "a fault in the daemon, ZeroDivisionError: its log has it, please report it",
         f"a message of {FRAME_LIMIT + 32} bytes is over the limit of {FRAME_LIMIT}: ask for fewer apps at a time",
         "a fault in the daemon, ZeroDivisionError: its log has it, please report it",
     ]
-    assert [type(fault) for fault in faults] == [ZeroDivisionError, ZeroDivisionError]
+    assert [type(fault) for fault in here.faults] == [ZeroDivisionError, ZeroDivisionError]
+    here.end()
+
+
+def test_a_fault_does_not_hold_up_what_was_asked_in_the_same_write(tmp_path: Path) -> None:
+    here = Here(tmp_path, Faulty())
+
+    def ask() -> None:
+        connection = connect(here.places)
+        connection._sock.sendall(frame(encode(GetDaemon())) * 3)
+        for _ in range(3):
+            assert "a fault in the daemon" in str(connection._receive())
+        connection.close()
+
+    here.run_while(ask)
+    here.end()
+    assert len(here.faults) == 3
