@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from binascii import crc32
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -217,7 +216,8 @@ class Home:
         """Remove those of a daemon that was killed; the names of those that one has left which ended in order."""
         with open("/proc/self/mountinfo") as file:
             mounts = [line.split()[4] for line in file if " - cgroup2 " in line]
-        bases = [f"{mount}/oxmgr-{crc32(self.places.state.encode()):08x}" for mount in mounts]
+        names = [cgroup.base_name(self.places.state)] if os.path.isdir(self.places.state) else []
+        bases = [f"{mount}/{name}" for mount in mounts for name in names]
         left = [base for base in bases if os.path.isdir(base)]
         for base in left:
             for path in cgroup.Cgroups(base).folders():

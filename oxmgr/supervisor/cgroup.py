@@ -4,6 +4,7 @@ Facts are from the kernel's Documentation/admin-guide/cgroup-v2.rst unless said 
 """
 
 import errno
+import fcntl
 import os
 import time
 from _signal import SIGKILL, pidfd_send_signal
@@ -13,11 +14,15 @@ from oxmgr.supervisor import native
 
 LEAF = "daemon"
 _PREFIX = "oxmgr-"
+_PROBE = "probe-"
 CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids")
 CGROUP_KILL = "cgroup.kill"
 FREEZE = "freeze"
 # The second is for a daemon without CAP_SYS_ADMIN (Linux 5.7, xattr(7)).
 _ENABLED = ("trusted.oxmgr.enabled", "user.oxmgr.enabled")
+_GONE = (errno.ENOENT, errno.ENODEV)
+"""What the kernel says of a cgroup that is not there, and of one that goes while it is read. All else is not known."""
+_OTHERS = 10
 _PASSES = 100
 _REMOVALS = 20
 _REMOVE_AGAIN = 0.01
@@ -26,12 +31,14 @@ _REMOVE_AGAIN = 0.01
 class Cgroups:
     """`base` is the folder of the subtree, "" where this host gives us none; `why` says in words where it is, or why
     there is none; `mount` is where the hierarchy is mounted. `controllers` are those that can hold a limit here.
-    `kill_by` is CGROUP_KILL (Linux 5.14) or FREEZE."""
+    `kill_by` is CGROUP_KILL (Linux 5.14) or FREEZE. `lock` is an fd of the base that holds its flock: as long as we
+    live, nobody else takes it for an earlier daemon's."""
 
-    def __init__(self, base: str = "", why: str = "", mount: str = "") -> None:
+    def __init__(self, base: str = "", why: str = "", mount: str = "", lock: int = -1) -> None:
         self.base = base
         self.why = why
         self.mount = mount
+        self.lock = lock
         self.controllers: frozenset[str] = frozenset()
         self.kill_by = CGROUP_KILL
 
@@ -51,15 +58,15 @@ class Cgroups:
         return [f"{self.base}/{name}" for name in os.listdir(self.base) if ":" in name]
 
     def kill(self, path: str) -> None:
-        """SIGKILL to all that is in it and below it; that it is not there is no error."""
+        """SIGKILL to all in it and below it; that it is not there is no error. OSError: it could not be done."""
         if self.kill_by == FREEZE:
             _kill_frozen(path)
             return
         try:
             _write(f"{path}/cgroup.kill", "1")
-        except FileNotFoundError:
-            return
         except OSError as error:
+            if error.errno in _GONE:
+                return
             # A threaded one has no such file's meaning.
             if error.errno != errno.EOPNOTSUPP:
                 raise
@@ -68,8 +75,13 @@ class Cgroups:
     def close(self) -> None:
         """Leave the hierarchy as it was found, once nothing runs any more; what somebody else put there stays. Waits
         for the kernel to let go of what has just ended."""
-        if not self.base:
-            return
+        if self.base:
+            self._give_back()
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
+
+    def _give_back(self) -> None:
         leaf = f"{self.base}/{LEAF}"
         try:
             for path in self.folders():
@@ -90,28 +102,61 @@ class Cgroups:
             return
 
 
-def open_cgroups(home: str) -> Cgroups:
-    """Find or make our subtree. `home` tells it from that of another daemon of this host."""
+def base_name(state: str) -> str:
+    """Of the base of the daemon that has this state folder. Not by its path alone: in another mount namespace that is
+    another folder. OSError when it is not there."""
+    stat = os.stat(state)
+    return f"{_PREFIX}{crc32(os.fsencode(f'{stat.st_dev}:{stat.st_ino}:{state}')):08x}"
+
+
+def open_cgroups(state: str) -> Cgroups:
+    """Find or make our subtree. The state folder tells it from that of another daemon of this host."""
     mount, own = _own_cgroup()
     if not mount:
         return Cgroups(why=own)
+    cgroups = Cgroups()
     try:
         if _is_delegated(own):
-            cgroups = Cgroups(own, f"{own}, delegated to us", mount)
             # With a controller enabled for its children, a cgroup may hold no process itself.
             os.makedirs(f"{own}/{LEAF}", 0o755, exist_ok=True)
             _write(f"{own}/{LEAF}/cgroup.procs", "0")
+            # Two daemons can be given the same one: in a container, say.
+            base, lock = _claim([own, *_names(own, state)])
+            cgroups = Cgroups(base, f"{base}, delegated to us", mount, lock)
         elif os.geteuid() == 0:
-            base = f"{mount}/{_PREFIX}{crc32(os.fsencode(home)):08x}"
-            cgroups = Cgroups(base, base, mount)
-            os.makedirs(base, 0o755, exist_ok=True)
+            base, lock = _claim(_names(mount, state))
+            cgroups = Cgroups(base, base, mount, lock)
             _enable_above(base, mount)
         else:
             return Cgroups(why=f"{own} is not delegated to you: start the daemon as a user unit with Delegate=yes")
         _probe(cgroups)
     except OSError as error:
+        if cgroups.lock >= 0:
+            os.close(cgroups.lock)
         return Cgroups(why=f"{error.filename or own}: {error.strerror}")
     return cgroups
+
+
+def _names(above: str, state: str) -> list[str]:
+    base = f"{above}/{base_name(state)}"
+    return [base, *(f"{base}-{number}" for number in range(1, _OTHERS))]
+
+
+def _claim(paths: list[str]) -> tuple[str, int]:
+    """The first of these folders that no other daemon holds, and the fd by which we do. OSError."""
+    for path in paths:
+        os.makedirs(path, 0o755, exist_ok=True)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        except OSError:
+            os.close(fd)
+            raise
+        return path, fd
+    raise OSError(errno.EBUSY, "other daemons hold it and all that were tried instead", paths[0])
 
 
 def _own_cgroup() -> tuple[str, str]:
@@ -183,7 +228,12 @@ def _probe(cgroups: Cgroups) -> None:
     base = cgroups.base
     _switch(base, "+", list(CONTROLLERS))
     cgroups.controllers = frozenset(_words(f"{base}/cgroup.subtree_control")) & frozenset(CONTROLLERS)
-    probe = f"{base}/probe-{os.getpid()}"
+    # One that was killed here has left its own, and its number may be ours.
+    for name in os.listdir(base):
+        if name.startswith(_PROBE):
+            remove(f"{base}/{name}")
+    free = (f"{base}/{_PROBE}{number}" for number in range(os.getpid(), os.getpid() + _OTHERS))
+    probe = next(path for path in free if not os.path.exists(path))
     os.mkdir(probe, 0o755)
     if not os.path.exists(f"{probe}/cgroup.kill"):
         cgroups.kill_by = FREEZE
@@ -231,14 +281,15 @@ def _switch(path: str, sign: str, controllers: list[str]) -> list[str]:
 
 
 def is_populated(path: str) -> bool:
-    """Whether anything lives in it or below it. One that is not there is empty."""
+    """Whether anything lives in it or below it, or may: True too when it cannot be looked at (no fds are left), so that
+    it is looked at again. One that is not there is empty."""
     try:
         if b"populated 0" in _read(f"{path}/cgroup.events"):
             return False
-    except OSError:
-        return False
-    # Since Linux 6.19 a process is counted for some microseconds after its parent has been told of its end.
-    return bool(pids(path))
+        # Since Linux 6.19 a process is counted for some microseconds after its parent has been told of its end.
+        return bool(_members(path))
+    except OSError as error:
+        return error.errno not in _GONE
 
 
 def is_divided(path: str) -> bool:
@@ -250,16 +301,30 @@ def is_divided(path: str) -> bool:
 
 
 def pids(path: str) -> list[int]:
-    """Of what lives in it and below it; no zombies."""
+    """Of what lives in it and below it, as far as it can be looked at; no zombies."""
+    try:
+        return _members(path)
+    except OSError:
+        return []
+
+
+def _members(path: str) -> list[int]:
+    """OSError when it cannot be looked at."""
     found: list[int] = []
     todo = [path]
     while todo:
         folder = todo.pop()
         try:
             found += map(int, _read(f"{folder}/cgroup.procs").split())
+        except OSError as error:
+            # The members of a threaded one are told by the one above it.
+            if error.errno not in (*_GONE, errno.EOPNOTSUPP):
+                raise
+        try:
             todo += [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
     return found
 
 

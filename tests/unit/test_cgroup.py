@@ -1,7 +1,9 @@
 """The cgroups of instances, on the core of cgroup v2 that every host with a unified or hybrid hierarchy has."""
 
 import os
+import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,3 +172,74 @@ def test_what_a_host_cannot_hold_is_told_with_the_reason() -> None:
     assert [line.rpartition(": ")[2] for line in limits.not_enforceable(some, nothing)] == [
         "no cgroup v2 is mounted"
     ] * 2
+
+
+# --- what cannot be looked at ---
+
+
+@contextmanager
+def no_fds() -> Iterator[None]:
+    """None can be opened any more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_cannot_be_looked_at_is_not_said_to_be_empty(cgroups: Cgroups) -> None:
+    path, _ = cgroups.make("app:0")
+    with run_in(path, "exec sleep 1000"):
+        wait_until(lambda: cgroup.is_populated(path), "the child")
+        with no_fds():
+            assert cgroup.is_populated(path)
+    wait_until(lambda: not cgroup.is_populated(path), "an empty cgroup")
+
+
+# --- whose a base is ---
+
+
+def test_the_same_path_in_another_file_system_has_another_base(tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    os.mkdir(state)
+    here = cgroup.base_name(state)
+    script = (
+        f"mount -t tmpfs none {state} && exec {sys.executable} -c "
+        f"'from oxmgr.supervisor import cgroup; print(cgroup.base_name(\"{state}\"))'"
+    )
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("oxmgr-") and done.stdout.strip() != here == cgroup.base_name(state)
+
+
+def test_a_base_that_another_daemon_holds_is_left_alone(tmp_path: Path) -> None:
+    first, second = (cgroup.open_cgroups(str(tmp_path)) for _ in range(2))
+    try:
+        assert first.base and second.base and first.base != second.base
+        path, _ = first.make("app:0")
+        assert path not in second.folders()
+        second.close()
+        first.close()
+        again = cgroup.open_cgroups(str(tmp_path))
+        assert again.base == first.base
+        again.close()
+    finally:
+        for one in (second, first):
+            one.close()
+    assert not os.path.exists(first.base) and not os.path.exists(second.base)
+
+
+def test_a_probe_that_a_killed_daemon_left_does_not_switch_cgroups_off(tmp_path: Path) -> None:
+    mount, _ = cgroup._own_cgroup()
+    base = f"{mount}/{cgroup.base_name(str(tmp_path))}"
+    left = [f"{base}/probe-{os.getpid()}", f"{base}/probe-1"]
+    for path in left:
+        os.makedirs(path)
+    try:
+        cgroups = cgroup.open_cgroups(str(tmp_path))
+        assert cgroups.base == base and not any(map(os.path.exists, left))
+        cgroups.close()
+    finally:
+        for path in [*left, base]:
+            if os.path.exists(path):
+                os.rmdir(path)
