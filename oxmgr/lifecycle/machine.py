@@ -24,6 +24,9 @@ KILL = "kill"
 KILL_AGAIN = 1.0
 """Seconds after which what a SIGKILL has not yet ended (a process inside the kernel) gets another."""
 
+TOGETHER = 0.5
+"""Seconds between what is signalled together, at most."""
+
 START = "start"
 DECIDE = "decide"
 
@@ -41,7 +44,7 @@ class State(Struct, frozen=True, gc=False):
     `then` is what follows a stop: nothing, START, or DECIDE (its main process had ended by itself and the rest of
     its tree is being killed). `crashes` counts failures in a row, `streak` restarts in a row, `restarts` and
     `oom_kills` those since the last reset. `exit_code`, `signal` and `cause` (what more is known of it) are the last
-    main process's. `reason` says why it is so.
+    main process's, which ended at `ended`. `reason` says why it is so.
     """
 
     status: str = is_.STOPPED
@@ -57,6 +60,7 @@ class State(Struct, frozen=True, gc=False):
     signal: int | None = None
     cause: str = ""
     oom_kills: int = 0
+    ended: float = 0.0
     reason: str = ""
 
 
@@ -75,9 +79,11 @@ class Go(Struct, frozen=True, gc=False):
 
 
 class Stop(Struct, frozen=True, gc=False):
-    """It shall not run. `keep`: only for now (the daemon is ending); what is desired stays."""
+    """It shall not run. `keep`: only for now (the daemon is ending); what is desired stays. `signalled`: because the
+    daemon was sent a signal, and perhaps everybody else with it."""
 
     keep: bool = False
+    signalled: bool = False
 
 
 class Restart(Struct, frozen=True, gc=False):
@@ -219,11 +225,22 @@ def _respawn(state: State, event: Event, spec: Spec, now: float, roll: float) ->
 
 
 def _unwanted(state: State, event: Stop, spec: Spec, now: float, roll: float) -> Step:
-    if state.status in (is_.EXITED, is_.ERRORED) and event.keep:
+    if (
+        state.status in (is_.EXITED, is_.ERRORED)
+        and event.keep
+        and not (event.signalled and _was_told_to_end(state, spec, now))
+    ):
         return state, ()
     desired = state.desired if event.keep else False
     down = replace(state, status=is_.STOPPED, desired=desired, deadline=None, then="", reason="")
     return down, () if state.status == is_.STOPPED else (Note("stopped"),)
+
+
+def _was_told_to_end(state: State, spec: Spec, now: float) -> bool:
+    """Whoever ends a whole service, or the machine, signals its apps and the daemon alike. An app that is done at that
+    very moment, and would be restarted or run on for ever otherwise, was told to; it has not finished its work."""
+    told = state.exit_code == 0 or state.signal == spec.stop_signal
+    return state.status == is_.EXITED and spec.restart != NEVER and told and now - state.ended < TOGETHER
 
 
 def _spawned(state: State, event: Spawned, spec: Spec, now: float, roll: float) -> Step:
@@ -291,18 +308,19 @@ def _kill(state: State, event: Event, spec: Spec, now: float, roll: float) -> St
 
 def _ended(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
     """By itself, that is: nobody had asked for it."""
-    state, notes = _take_end(state, event)
+    state, notes = _take_end(state, event, now)
     ended, effects = _ended_by_itself(state, event, spec, now, roll)
     return ended, (*notes, *effects)
 
 
-def _take_end(state: State, event: Exited) -> Step:
+def _take_end(state: State, event: Exited, now: float) -> Step:
     state = replace(
         state,
         pid=0,
         exit_code=event.exit_code,
         signal=event.signal,
         cause=event.cause,
+        ended=now,
         oom_kills=state.oom_kills + event.oom_kills,
     )
     return state, (Note("oom", event.cause),) if event.oom_kills else ()
@@ -319,7 +337,7 @@ def _ended_by_itself(state: State, event: Exited, spec: Spec, now: float, roll: 
 
 
 def _stopped_main(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
-    state, notes = _take_end(state, event)
+    state, notes = _take_end(state, event, now)
     if not event.empty:
         return state, notes
     emptied, effects = _emptied(state, event, spec, now, roll)

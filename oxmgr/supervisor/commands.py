@@ -7,13 +7,15 @@ from oxmgr import __version__
 from oxmgr.lifecycle.machine import Reset, Restart, Stop
 from oxmgr.model import messages as m
 from oxmgr.model import status as is_
+from oxmgr.model.check import spec_error
 from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import Limits, Spec
+from oxmgr.model.spec import NAME_LIMIT, Limits, Spec
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
 from oxmgr.supervisor.limits import not_enforceable
+from oxmgr.supervisor.plan import must_restart, plan
 from oxmgr.supervisor.waiting import DOWN, GONE, UP, Waiter, Waiting
 
 TYPE_CHECKING = False
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Loop
 
 INSTANCES_LIMIT = 10_000
-
-RESTARTING_KEYS = ("argv", "working_dir", "env", "log_file", "error_log_file", "sandbox")
-"""A change of any other key needs no new process."""
 
 
 class Refusal(Exception):
@@ -118,58 +117,66 @@ class Commands:
     def _apply(self, request: m.Apply, client: "Client") -> None:
         self._check(request.specs)
         if request.plan_only:
-            client.finish(m.Done(self._plan(request)))
+            client.finish(m.Done(self._plan(request, {name: app.spec for name, app in self._fleet.apps.items()})))
             return
         self._refuse_when_ending()
+        changes: list[m.Change] = []
 
         def change(draft: "Draft") -> None:
-            for action in self._plan(request):
+            # By what is desired, which is ahead of what is there by the changes that are being saved.
+            changes[:] = self._plan(request, {name: app.spec for name, app in draft.apps.items()})
+            for action in changes:
                 if action.action == "delete":
                     draft.drop(action.app)
             for spec in request.specs:
                 draft.put(spec, self._environ_for(spec, request.environ))
 
         def saved(error: OSError | None) -> None:
-            if error is None:
-                self._carry_out(request, client)
-            else:
+            if error is not None:
                 client.finish(m.Failed(f"nothing was changed: {_why_unsaved(error)}"))
+            elif not self._ends_meanwhile(client):
+                self._carry_out(request, changes, client)
 
-        self._commit(change, saved)
+        self._commit(change, saved, client)
+
+    def _plan(self, request: m.Apply, desired: dict[str, Spec]) -> list[m.Change]:
+        idle = {one.app.spec.name for one in self._fleet if _is_idle(one)}
+        return plan(request.specs, desired, idle, prune=request.prune)
 
     def _environ_for(self, spec: Spec, environ: bytes) -> bytes:
         """An app takes the environment of the command that starts or restarts it."""
         app = self._fleet.apps.get(spec.name)
-        if app is None or _must_restart(spec, app.spec) or not any(one.state.pid for one in app.instances.values()):
+        if app is None or must_restart(spec, app.spec) or not any(one.state.pid for one in app.instances.values()):
             return environ
         return app.environ
 
-    def _carry_out(self, request: m.Apply, client: "Client") -> None:
+    def _carry_out(self, request: m.Apply, changes: list[m.Change], client: "Client") -> None:
         """What was asked is saved. Now it is made true."""
         apps = self._fleet.apps
-        changes = self._plan(request)
         start: list[Instance] = []
         restart: list[Instance] = []
         leave: list[Instance] = []
         limit: list[tuple[Instance, Limits]] = []
         for action in changes:
-            if action.action == "delete":
+            if action.action == "delete" and action.app in apps:
                 leave += apps[action.app].instances.values()
         for spec, action in zip(request.specs, changes, strict=False):
-            environ = self._environ_for(spec, request.environ)
-            before = apps[spec.name].spec if action.action == "change" else spec
-            again = _must_restart(spec, before)
-            app = self._fleet.put(spec, environ)
+            before = apps[spec.name].spec if spec.name in apps else spec
+            again = must_restart(spec, before)
+            app = self._fleet.put(spec, self._environ_for(spec, request.environ))
             for instance in app.instances.values():
                 if instance.index >= spec.instances:
                     leave.append(instance)
                 elif instance.down:
                     if again or not _finished(instance):
                         start.append(instance)
+                elif instance.state.status == is_.STOPPING and not instance.state.desired:
+                    start.append(instance)
                 elif again:
                     restart.append(instance)
                 elif spec.limits != before.limits:
                     limit.append((instance, before.limits))
+            self._fleet.gate(app)
             if action.action in ("add", "change"):
                 kind = "added" if action.action == "add" else "changed"
                 self._events.tell(kind, app=spec.name, reason=", ".join(action.keys))
@@ -182,35 +189,20 @@ class Commands:
         self._fleet.change_limits(limit, lambda: self._wait(client, goals, stay, changes))
 
     def _check(self, specs: list[Spec]) -> None:
-        names = [spec.name for spec in specs]
-        for name in names:
-            if names.count(name) > 1:
-                raise Refusal(f"{name} is there twice: give one of them another name")
+        names: set[str] = set()
         for spec in specs:
-            if not 1 <= spec.instances <= INSTANCES_LIMIT or not spec.argv:
-                raise Refusal(f"{spec.name} needs a command and 1 to {INSTANCES_LIMIT} instances")
+            wrong = spec_error(spec)
+            if wrong:
+                raise Refusal(f"{spec.name[:NAME_LIMIT]!r}: {wrong}")
+            if spec.name in names:
+                raise Refusal(f"{spec.name} is there twice: give one of them another name")
+            names.add(spec.name)
             missing = not_enforceable(spec.limits, self._fleet.trees.cgroups)
             if missing and spec.limits.required:
                 raise Refusal(f"{spec.name}: {missing[0]}, and limits.required says that it must be", m.FAILED)
         cycle = find_cycle(self._fleet.graph() | {spec.name: list(spec.depends_on) for spec in specs})
         if cycle:
             raise Refusal(f"depends_on goes in a circle: {' → '.join(cycle)}: take one of them out")
-
-    def _plan(self, request: m.Apply) -> list[m.Change]:
-        """A change for each spec, in their order, then the deletions."""
-        changes: list[m.Change] = []
-        for spec in request.specs:
-            app = self._fleet.apps.get(spec.name)
-            if app is None:
-                changes.append(m.Change(spec.name, "add"))
-                continue
-            keys = [key for key in Spec.__struct_fields__ if getattr(spec, key) != getattr(app.spec, key)]
-            idle = any(one.down and not _finished(one) for one in app.instances.values())
-            changes.append(m.Change(spec.name, "change" if keys else "start" if idle else "keep", keys))
-        if request.prune:
-            named = {spec.name for spec in request.specs}
-            changes += [m.Change(name, "delete") for name in self._fleet.apps if name not in named]
-        return changes
 
     def _scale(self, request: m.Scale, client: "Client") -> None:
         app = self._fleet.apps.get(request.app)
@@ -242,6 +234,8 @@ class Commands:
             if error is not None:
                 client.finish(m.Failed(f"nothing was started: {_why_unsaved(error)}"))
                 return
+            if self._ends_meanwhile(client):
+                return
             for name, environ in environs.items():
                 if name in self._fleet.apps:
                     self._fleet.apps[name].environ = environ
@@ -249,7 +243,7 @@ class Commands:
             self._fleet.start(here)
             self._wait(client, dict.fromkeys(here, UP), chosen)
 
-        self._commit(lambda draft: _want(draft, chosen, True, environs), saved)
+        self._commit(lambda draft: _want(draft, chosen, True, environs), saved, client)
 
     def _stop(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         self._fleet.bring_down(chosen, Stop())
@@ -267,30 +261,28 @@ class Commands:
             unsaved = "" if error is None else f"done, but not for the next daemon: {_why_unsaved(error)}"
             self._wait(client, dict.fromkeys(chosen, goal), chosen, unsaved=unsaved)
 
-        self._commit(lambda draft: _want(draft, chosen, running), saved)
+        self._commit(lambda draft: _want(draft, chosen, running), saved, client)
 
     def _delete(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         specs = {one.app.spec.name: one.app.spec for one in chosen}
         for name in specs:
             if any(one not in chosen for one in self._fleet.apps[name].instances.values()):
                 raise Refusal(f"one instance of {name} cannot be deleted: stop it, or use oxmgr scale {name}")
-        self._leave(chosen)
 
         def drop(draft: "Draft") -> None:
             for name in specs:
-                if name not in self._fleet.apps:
-                    draft.drop(name)
-
-        def gone(failed: dict[str, str]) -> None:
-            self._commit(drop, saved)
+                draft.drop(name)
 
         def saved(error: OSError | None) -> None:
-            if error is None:
-                client.finish(m.Done(warnings=self._health.warnings()))
-            else:
-                client.finish(m.Failed(f"deleted, but it will be back with the next daemon: {_why_unsaved(error)}"))
+            if error is not None:
+                client.finish(m.Failed(f"nothing was deleted: {_why_unsaved(error)}"))
+                return
+            apps = [self._fleet.apps[name] for name in specs if name in self._fleet.apps]
+            leave = [one for app in apps for one in app.instances.values()]
+            self._leave(leave)
+            self._wait(client, dict.fromkeys(leave, GONE), [])
 
-        self._waiting.add(Waiter(dict.fromkeys(chosen, GONE), client.progress, gone))
+        self._commit(drop, saved, client)
 
     def _reset(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         for instance in chosen:
@@ -336,18 +328,18 @@ class Commands:
         self._waiting.add(Waiter(dict.fromkeys(chosen, DOWN), client.progress, lambda failed: client.finish(m.Done())))
         self.shut_down()
 
-    def shut_down(self) -> None:
+    def shut_down(self, *, signalled: bool = False) -> None:
         """Stop everything in order; what is desired stays. The second call hurries."""
         if self._ending:
             self._fleet.hurry()
             return
         self._ending = True
         self._events.tell("daemon-stopping")
-        self._fleet.bring_down(list(self._fleet), Stop(keep=True))
+        self._fleet.bring_down(list(self._fleet), Stop(keep=True, signalled=signalled))
         self._end_when_down()
 
     def _end_when_down(self) -> None:
-        if self._ending and all(one.down for one in self._fleet):
+        if self._ending and self._desired.idle and all(one.down or one.stuck for one in self._fleet):
             self._end()
 
     def _refuse_when_ending(self) -> None:
@@ -366,14 +358,29 @@ class Commands:
 
     def _start_held(self) -> None:
         held, self._held_back = self._held_back, []
+        if self._ending:
+            return
         self._fleet.start([one for one in held if one.down and one.state.desired and self._fleet.has(one)])
 
-    def _commit(self, change: "Callable[[Draft], None]", done: "Callable[[OSError | None], None]") -> None:
+    def _commit(
+        self, change: "Callable[[Draft], None]", done: "Callable[[OSError | None], None]", client: "Client"
+    ) -> None:
         def committed(error: OSError | None) -> None:
-            done(error)
-            self._start_held()
+            try:
+                done(error)
+            except Exception as fault:
+                client.finish(fault_reply(fault))
+                raise
+            finally:
+                self._start_held()
 
         self._desired.commit(change, committed)
+
+    def _ends_meanwhile(self, client: "Client") -> bool:
+        """Whether the daemon was told to end while a change was being saved. Nothing is started any more then."""
+        if self._ending:
+            client.finish(m.Failed("it is saved, but the daemon is stopping: the next one starts it"))
+        return self._ending
 
     def _select(self, targets: list[str]) -> "list[Instance]":
         chosen: dict[Instance, None] = {}
@@ -414,7 +421,10 @@ class Commands:
             views = [self._fleet.view(one) for one in here]
             client.finish(m.Done(list(changes), views, failed, [*dict.fromkeys(warnings), *self._health.warnings()]))
 
-        self._waiting.add(Waiter(goals, client.progress, done))
+        waiter = Waiter(goals, client.progress, done)
+        # Whoever hangs up waits for nothing any more; what was asked for goes on.
+        client.on_close.append(lambda: self._waiting.discard(waiter))
+        self._waiting.add(waiter)
 
     def _on_change(self, instance: "Instance") -> None:
         if instance.leaving and instance.down and self._fleet.has(instance):
@@ -423,14 +433,19 @@ class Commands:
         self._end_when_down()
 
 
-def _must_restart(new: Spec, old: Spec) -> bool:
-    return any(getattr(new, key) != getattr(old, key) for key in RESTARTING_KEYS)
-
-
 def _finished(instance: "Instance") -> bool:
     """It has done its work: an apply does not do it again."""
     state = instance.state
     return state.status == is_.EXITED and (state.exit_code == 0 or state.exit_code in instance.app.spec.stop_exit_codes)
+
+
+def fault_reply(fault: Exception) -> m.Failed:
+    """Whoever asked must not wait for an answer for ever; the loop tells the log of the fault."""
+    return m.Failed(f"a fault in the daemon, {type(fault).__name__}: its log has it, please report it")
+
+
+def _is_idle(instance: "Instance") -> bool:
+    return instance.down and not _finished(instance)
 
 
 def _want(

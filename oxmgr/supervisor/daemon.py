@@ -41,6 +41,7 @@ def main(group: int = -1, told: int = -1, *, hold: bool = False) -> int:
     """Supervise until told to end; the exit code. `group` may use the socket as well. To the fd `told` goes one
     line: empty when the daemon answers, else why it does not. `hold`: nothing is started before the command that
     has started this daemon has said what it wants."""
+    os.umask(0o077)
     try:
         places = find_places(dict(os.environ), os.getuid())
         _make_folders(places, group)
@@ -60,7 +61,6 @@ class Busy(Exception):
 
 
 def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], None]":
-    os.umask(0o077)
     log = Log(places.daemon_log)
     log(f"oxmgr {__version__}, pid {os.getpid()}")
     given = _raise_fd_limit()
@@ -73,7 +73,7 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
     background = Background(loop)
     health = Health(places.state, log)
     desired = Desired(places.desired, background, health)
-    journal = Journal(places.journal, health)
+    journal = Journal(places.journal, loop, health)
     events = Events(EventFile(places.events, health), log)
     cgroups = open_cgroups(places.state)
     trees = Trees(cgroups, loop)
@@ -85,19 +85,23 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
     server = Server(places.socket, group, loop, log)
     server.commands = commands
 
-    desired.load()
+    whole = desired.load()
     seen, same_boot = journal.load()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
     restore(fleet, seen)
     journal.open(lambda: [observed(instance) for instance in fleet])
     events.tell("daemon-started")
-    commands.start_first(resume(fleet, loop, desired, seen if same_boot else {}), HOLD if hold else 0.0)
+    start = resume(fleet, loop, desired, seen if same_boot else {}, whole=whole, tell=health.tell)
+    commands.start_first(start, HOLD if hold else 0.0)
 
     def run() -> None:
         loop.run()
         server.stop_listening()
-        os.unlink(places.socket)
+        try:
+            os.unlink(places.socket)
+        except FileNotFoundError:
+            log("somebody has removed the socket meanwhile")
         launcher.networks.end()
         cgroups.close()
         log("ended")
@@ -148,17 +152,21 @@ def _on_fault(log: Log, error: Exception) -> None:
 
 
 def _on_signals(fd: int, fleet: Fleet, commands: Commands) -> None:
-    for number in native.read_signals(fd):
-        if number == SIGCHLD:
-            fleet.reap()
-        elif number != SIGHUP:
-            commands.shut_down()
+    numbers = native.read_signals(fd)
+    # The end comes first: what has ended with us was told to, as we were.
+    for _ in [number for number in numbers if number not in (SIGCHLD, SIGHUP)]:
+        commands.shut_down(signalled=True)
+    if SIGCHLD in numbers:
+        fleet.reap()
 
 
 def _tell(fd: int, text: str) -> None:
     """One line to whoever started us, or to the terminal."""
     if fd >= 0:
-        os.write(fd, f"{text}\n".encode())
+        try:
+            os.write(fd, f"{text}\n".encode())
+        except BrokenPipeError:
+            pass  # whoever started us has gone; there is work all the same
         os.close(fd)
     elif text:
         print(f"oxmgr: {text}", file=sys.stderr)

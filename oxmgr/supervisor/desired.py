@@ -4,10 +4,13 @@ A change is a function on a Draft. Changes that come while one is being written 
 The writing waits for the disk, so it is background work; a change that could not be written has not happened.
 """
 
+import os
+
+from oxmgr.model.check import spec_error
 from oxmgr.model.codec import DecodeError, Decoder, encode, replace
 from oxmgr.model.messages import Saved, SavedApp, SavedEnviron
 from oxmgr.model.records import file_header, record
-from oxmgr.model.spec import Spec
+from oxmgr.model.spec import NAME_LIMIT, Spec
 from oxmgr.supervisor.files import Health, write_safely
 
 TYPE_CHECKING = False
@@ -73,18 +76,27 @@ class Desired:
         self._writing: list[Callable[[OSError | None], None]] = []
         self._draft = Draft({}, {})
 
-    def load(self) -> None:
+    def load(self) -> bool:
+        """Whether all of it could be read, so that what is not in it is not desired."""
+        whole = True
         decoder = Decoder(Saved)
         for payload in self._health.read(self._path, "desired", appended=False):
             try:
                 saved = decoder.decode(payload)
             except DecodeError as error:
                 self._health.keep_aside(self._path, "damaged", str(error))
+                whole = False
                 continue
             if isinstance(saved, SavedApp):
+                wrong = spec_error(saved.spec)
+                if wrong:
+                    self._health.keep_aside(self._path, "damaged", f"{saved.spec.name[:NAME_LIMIT]!r}: {wrong}")
+                    whole = False
+                    continue
                 self.apps[saved.spec.name] = saved
             else:
                 self.environs[saved.id] = saved.data
+        return whole and os.path.exists(self._path) and not self._health.has_aside(self._path)
 
     @property
     def idle(self) -> bool:

@@ -70,6 +70,7 @@ class Health:
         names = sorted(name for name in os.listdir(folder) if ".damaged-" in name or ".newer-" in name)
         self._aside = [f"{folder}/{name}" for name in names]
         self._failing: dict[str, str] = {}
+        self._told: list[str] = []
         self._log = log
 
     def warnings(self) -> list[str]:
@@ -79,7 +80,16 @@ class Health:
             f"{path} was kept aside, for not all of it could be read: look at it, then remove it"
             for path in self._aside
         ]
-        return aside + [f"{path} {why}" for path, why in self._failing.items()]
+        return aside + self._told + [f"{path} {why}" for path, why in self._failing.items()]
+
+    def has_aside(self, path: str) -> bool:
+        """Whether a file of that name was kept aside, and is still there."""
+        return any(one.startswith(f"{path}.") and os.path.exists(one) for one in self._aside)
+
+    def tell(self, text: str) -> None:
+        """Something that stays true until the next daemon."""
+        self._told.append(text)
+        self._log(text)
 
     def note(self, path: str, error: OSError | None) -> None:
         """Writing it went well (None) or did not."""
@@ -115,11 +125,11 @@ class Health:
         return payloads
 
     def keep_aside(self, path: str, how: str, why: str) -> None:
-        kept = f"{path}.{how}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if kept in self._aside:
+        if any(one.startswith(f"{path}.{how}-") and _is_same(path, one) for one in self._aside):
             return
+        kept = f"{path}.{how}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
-            os.link(path, kept)
+            _link_or_copy(path, kept)
         except FileExistsError:
             pass
         except OSError as error:
@@ -127,3 +137,27 @@ class Health:
             return
         self._aside.append(kept)
         self._log(f"{path}: {why}; kept aside as {kept}")
+
+
+def _link_or_copy(path: str, kept: str) -> None:
+    """FileExistsError when there is one of that name. Some file systems, and some rules of the kernel
+    (fs.protected_hardlinks), know no second name for a file."""
+    try:
+        os.link(path, kept)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.exists(kept):
+            raise
+        with open(path, "rb") as file:
+            write_safely(kept, file.read())
+
+
+def _is_same(path: str, kept: str) -> bool:
+    try:
+        if os.path.samefile(path, kept):
+            return True
+        with open(path, "rb") as one, open(kept, "rb") as other:
+            return one.read() == other.read()
+    except OSError:
+        return False

@@ -19,6 +19,7 @@ from oxmgr.lifecycle.machine import (
     Go,
     Hold,
     Note,
+    SpawnFailed,
     Start,
     State,
     Stop,
@@ -48,8 +49,12 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.trees import Trees
 
 
+SLICE = 0.01
+
+
 class Fleet:
-    """`changed` is called with an instance after each of its steps, once all of a step's effects are done."""
+    """Starts are made in slices of SLICE seconds, so that many of them do not keep anything else waiting. `changed` is
+    called with an instance after each of its steps, once all of a step's effects are done."""
 
     def __init__(
         self, loop: "Loop", journal: "Journal", events: "Events", trees: "Trees", launcher: "Launcher", places: "Places"
@@ -67,6 +72,9 @@ class Fleet:
         self._sinking: set[Instance] = set()
         trees.emptied = lambda instance: self.send(instance, Emptied())
         launcher.later = self.send
+        launcher.claim = self._claim
+        self._unclaimed: dict[int, tuple[int | None, int | None]] = {}
+        self._queue: dict[Instance, None] = {}
 
     def __iter__(self) -> "Iterator[Instance]":
         for app in self.apps.values():
@@ -97,6 +105,7 @@ class Fleet:
         self.trees.forget(instance)
         self.launcher.forget(instance)
         self._held.pop(instance, None)
+        self._queue.pop(instance, None)
         self._journal.add(messages.Observed(app.spec.name, instance.index, is_.STOPPED, gone=True))
         try:
             os.unlink(self._places.stdin(instance.folder))
@@ -110,18 +119,32 @@ class Fleet:
     def start(self, instances: "Iterable[Instance]") -> None:
         """Dependencies first, so that what waits for them sees them coming."""
         order = {name: at for at, name in enumerate(start_order(self.graph()))}
-        for instance in sorted(instances, key=lambda one: order[one.app.spec.name]):
+        for instance in instances:
             self._held.pop(instance, None)
-            self.send(instance, Start())
+            self._queue[instance] = None
+        self._queue = dict.fromkeys(sorted(self._queue, key=lambda one: order[one.app.spec.name]))
+        self._start_some()
+
+    def _start_some(self) -> None:
+        end = time.monotonic() + SLICE
+        while self._queue:
+            if time.monotonic() > end:
+                self._loop.at(0.0, self._start_some)
+                return
+            instance = next(iter(self._queue))
+            del self._queue[instance]
+            self._loop.call(self.send, instance, Start())
 
     def bring_down(self, instances: "Iterable[Instance]", event: Event) -> None:
         """Stop or Restart: those that others of them depend on wait until those are down."""
-        self._held.update((instance, event) for instance in instances)
+        for instance in instances:
+            self._queue.pop(instance, None)
+            self._held[instance] = event
         self._release()
 
     def is_held(self, instance: Instance) -> bool:
-        """Whether it is to be brought down as soon as others are."""
-        return instance in self._held
+        """Whether it is to be brought down as soon as others are, or started as soon as its turn has come."""
+        return instance in self._held or instance in self._queue
 
     def change_limits(self, instances: "list[tuple[Instance, Limits]]", done: "Callable[[], None]") -> None:
         """Give running instances the limits of their specs; those beside each are what they had. Then `done`."""
@@ -144,7 +167,7 @@ class Fleet:
 
     def _release(self) -> None:
         while True:
-            self._sinking = {one for one in self._sinking if one.state.status in is_.LIVE}
+            self._sinking = {one for one in self._sinking if one.state.status == is_.STOPPING}
             waited = {*self._sinking, *(one for one in self._held if one.state.status in is_.LIVE)}
             needed = {name for one in waited for name in one.app.spec.depends_on}
             ready = [one for one in self._held if one.app.spec.name not in needed]
@@ -154,10 +177,13 @@ class Fleet:
                 event = self._held.pop(instance, None)
                 if event is not None:
                     self._sinking.add(instance)
-                    self.send(instance, event)
+                    self._loop.call(self.send, instance, event)
 
     def hurry(self) -> None:
-        """Whatever is stopping is killed now."""
+        """Whatever is stopping is killed now, and what waits for it is stopped."""
+        for instance, event in list(self._held.items()):
+            del self._held[instance]
+            self._loop.call(self.send, instance, event)
         for instance in list(self):
             if instance.state.status == is_.STOPPING:
                 self.send(instance, Tick())
@@ -166,24 +192,29 @@ class Fleet:
 
     def send(self, instance: Instance, event: Event) -> None:
         """Take one step, and those that its effects bring with them."""
-        old, notes = instance.state, []
-        spec = instance.app.spec
+        old = instance.state
+        notes: list[tuple[Note, State]] = []
+        try:
+            self._steps(instance, event, notes)
+        finally:
+            for note, state in notes:
+                self._events.tell(note.kind, instance, state, note.reason)
+            if instance.state is not old:
+                self._after(instance, old)
+
+    def _steps(self, instance: Instance, event: Event, notes: "list[tuple[Note, State]]") -> None:
         following: Event | None = event
         while following is not None:
             before, now = instance.state, time.monotonic()
             # Spreads restarts; nothing depends on it being unguessable.
             roll = time.monotonic_ns() % 1009 / 1009.0
-            instance.state, effects = step(before, following, spec, now, roll)
+            instance.state, effects = step(before, following, instance.app.spec, now, roll)
             following = None
             for effect in effects:
                 if isinstance(effect, Note):
                     notes.append((effect, instance.state))
                 else:
                     following = self._carry_out(instance, effect) or following
-        for note, state in notes:
-            self._events.tell(note.kind, instance, state, note.reason)
-        if instance.state is not old:
-            self._after(instance, old)
 
     def _after(self, instance: Instance, old: State) -> None:
         state = instance.state
@@ -193,33 +224,57 @@ class Fleet:
                 instance.timer = None
             if state.deadline is not None:
                 instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
-        if state.status == is_.STOPPING and not state.pid:
+        self._journal.add(observed(instance))
+        self._loop.call(self._see_to, instance)
+        self.changed(instance)
+        if state.status != old.status:
+            self._regate(instance.app.spec.name)
+            if self._held and state.status != is_.STOPPING:
+                self._release()
+
+    def _see_to(self, instance: Instance) -> None:
+        """What others have to do now that it has another state."""
+        state = instance.state
+        if state.status == is_.STOPPING and not state.pid and instance.spawning is None:
             self.trees.watch(instance)
         else:
             self.trees.unwatch(instance)
         if instance.down:
             self.launcher.put_away(instance)
         self._soft.update(instance)
-        self._journal.add(observed(instance))
-        self.changed(instance)
-        if state.status != old.status:
-            self._regate(instance.app.spec.name)
-            if self._held and state.status not in is_.LIVE:
-                self._release()
 
     def _carry_out(self, instance: Instance, effect: Effect) -> Event | None:
+        """A fault in it must not leave the instance between two states: a start has failed then, and a stop is tried
+        again when its deadline has come."""
+        try:
+            return self._effect(instance, effect)
+        except Exception as fault:
+            self._loop.failed(fault)
+            why = f"a fault in the daemon, {type(fault).__name__}: its log has it, please report it"
+            return SpawnFailed(f"cannot start {instance.name}: {why}") if effect == SPAWN else None
+
+    def _effect(self, instance: Instance, effect: Effect) -> Event | None:
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
-            # Its start is still being prepared: there is nothing to wait for.
-            return None if instance.process is not None else Emptied()
+            # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
+            return None if instance.process is not None or instance.spawning is not None else Emptied()
         if effect == KILL:
-            return None if self.trees.kill(instance) else Emptied()
+            self.launcher.kill_start(instance)
+            if not self.trees.kill(instance) and instance.spawning is None:
+                return Emptied()
+            self._look_if_stuck(instance)
+            return None
         if effect == GATE:
             why = unmet(instance.app.spec, self.dependencies(instance.app.spec))
             return Go() if why is None else Hold(why)
         return None
+
+    def _look_if_stuck(self, instance: Instance) -> None:
+        main = instance.process
+        if main is not None and main.refused:
+            instance.stuck = f"pid {main.pid} has become another user's and cannot be killed: kill it as root"
 
     def dependencies(self, spec: Spec) -> dict[str, Dependency]:
         """How the apps stand that this one depends on."""
@@ -238,10 +293,14 @@ class Fleet:
         """Something of that app has changed: look again at those that wait for it."""
         for app in list(self.apps.values()):
             if name in app.spec.depends_on:
-                for instance in list(app.instances.values()):
-                    if instance.state.status == is_.WAITING and instance.state.deadline is None:
-                        why = unmet(app.spec, self.dependencies(app.spec))
-                        self.send(instance, Go() if why is None else Hold(why))
+                self.gate(app)
+
+    def gate(self, app: App) -> None:
+        """Look whether those of it that wait for something may start."""
+        for instance in list(app.instances.values()):
+            if instance.state.status == is_.WAITING and instance.state.deadline is None:
+                why = unmet(app.spec, self.dependencies(app.spec))
+                self.send(instance, Go() if why is None else Hold(why))
 
     # --- to a process ---
 
@@ -266,11 +325,33 @@ class Fleet:
             instance = self.trees.mains.get(pid)
             if instance is not None:
                 ended.append((instance, code, number))
-                self.trees.let_go(instance)
+                self._let_go(instance)
+            elif self.launcher.in_flight:
+                # Perhaps one that a thread has just made and nobody has told us of yet.
+                self._unclaimed[pid] = code, number
         orphans = self.trees.orphans()
         for instance, code, number in ended:
-            self.ended(instance, code, number, empty=self.trees.is_empty(instance, orphans))
+            self._loop.call(self._ended_here, instance, code, number, orphans)
         self.trees.check(orphans)
+
+    def _let_go(self, instance: Instance) -> None:
+        instance.stuck = ""
+        self.trees.let_go(instance)
+
+    def _ended_here(
+        self, instance: Instance, code: int | None, number: int | None, orphans: "dict[Instance, list[int]]"
+    ) -> None:
+        self.ended(instance, code, number, empty=self.trees.is_empty(instance, orphans))
+
+    def _claim(self, instance: Instance) -> None:
+        """A thread's start is known now; its end may have come before."""
+        main = instance.process
+        end = None if main is None else self._unclaimed.pop(main.pid, None)
+        if not self.launcher.in_flight:
+            self._unclaimed.clear()
+        if end is not None:
+            self._let_go(instance)
+            self._ended_here(instance, *end, self.trees.orphans())
 
     def ended(self, instance: Instance, code: int | None, number: int | None, *, empty: bool) -> None:
         """Its main process has, and is let go."""

@@ -7,6 +7,7 @@ from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Timer
+    from oxmgr.supervisor.native import Child
     from oxmgr.supervisor.process import Process
 
 
@@ -17,12 +18,15 @@ class Instance:
     an earlier daemon's child. The launcher's: `cgroup` is its folder or "", `limited` what that folder has of limits,
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
-    `pending`: a start is being prepared, `warnings` what of its spec this host does not hold. The fleet's: the others.
+    `pending`: a start is being prepared, `spawning` is
+    the child that a thread makes, `warnings` what of its spec this host does not hold. The fleet's: the
+    others; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
-        *("app", "cgroup", "foreign", "generation", "index", "leaving", "limited", "network", "ooms", "pending"),
-        *("process", "session", "started_at", "state", "ticks", "timer", "warnings", "worn"),
+        *("app", "cgroup", "foreign", "generation", "gone", "index", "leaving", "limited", "network"),
+        *("ooms", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
+        *("timer", "warnings", "worn"),
     )
 
     def __init__(self, app: "App", index: int) -> None:
@@ -39,11 +43,14 @@ class Instance:
         self.ooms = (0, 0)
         self.network = -1
         self.pending = False
+        self.spawning: Child | None = None
+        self.stuck = ""
         self.warnings: list[str] = []
         self.started_at = 0.0
         self.ticks = 0
         self.timer: Timer | None = None
         self.leaving = False
+        self.gone = False
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ They survive the daemon's death, for the kernel has them. After a power cut they
 """
 
 import os
+import time
 
 from oxmgr.model.codec import DecodeError, Decoder, encode
 from oxmgr.model.messages import Boot, Event, Journaled, Observed
@@ -14,22 +15,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from oxmgr.supervisor.loop import Loop, Timer
+
 JOURNAL_LIMIT = 256 * 1024
 EVENTS_LIMIT = 1024 * 1024
 RECENT = 32 * 1024
+RETRY = 5.0
 
 
 class Journal:
     """The latest record of an instance counts. When it has grown by JOURNAL_LIMIT bytes and has doubled,
-    it is written anew."""
+    it is written anew; and when it could not be written for a while, as soon as it can."""
 
-    def __init__(self, path: str, health: Health) -> None:
+    def __init__(self, path: str, loop: "Loop", health: Health) -> None:
         self._path = path
+        self._loop = loop
         self._health = health
         self._all: Callable[[], Iterable[Observed]] = list
         self._fd = -1
         self._grown = 0
         self._limit = JOURNAL_LIMIT
+        self._behind = False
+        self._retry: Timer | None = None
 
     def load(self) -> tuple[dict[tuple[str, int], Observed], bool]:
         """The last record of each (app, instance), and whether this is the boot that its pids are of."""
@@ -58,12 +65,13 @@ class Journal:
     def add(self, seen: Observed) -> None:
         data = record(encode(seen))
         try:
-            append(self._fd, data)
+            if self._fd >= 0 and not self._behind:
+                append(self._fd, data)
+                self._grown += len(data)
         except OSError as error:
+            self._behind = True
             self._health.note(self._path, error)
-            return
-        self._grown += len(data)
-        if self._grown > self._limit or self._health.failing:
+        if self._fd < 0 or self._behind or self._grown > self._limit:
             self._write_anew()
 
     def _write_anew(self) -> None:
@@ -75,12 +83,21 @@ class Journal:
             fd = write_aside(self._path, data)
             os.rename(f"{self._path}.new", self._path)
         except OSError as error:
+            self._behind = True
             self._health.note(self._path, error)
+            if self._retry is None:
+                self._retry = self._loop.at(time.monotonic() + RETRY, self._try_again)
             return
+        self._behind = False
         self._health.note(self._path, None)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
+
+    def _try_again(self) -> None:
+        self._retry = None
+        if self._fd < 0 or self._behind:
+            self._write_anew()
 
 
 class EventFile:
@@ -130,7 +147,12 @@ class EventFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._fd = open_append(self._path)
-        self._size = os.fstat(self._fd).st_size
+        fd = open_append(self._path)
+        self._size = os.fstat(fd).st_size
         if not self._size:
-            append(self._fd, file_header("events"))
+            try:
+                append(fd, file_header("events"))
+            except OSError:
+                os.close(fd)
+                raise
+        self._fd = fd

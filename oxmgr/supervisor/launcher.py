@@ -6,11 +6,12 @@ What of its limits and sandbox this host does not hold stands in the instance's 
 import errno
 import os
 import time
+from _signal import SIGKILL, pidfd_send_signal
 
 from oxmgr.lifecycle.machine import Event, Exited, Spawned, SpawnFailed
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Limits
-from oxmgr.supervisor import cgroup, limits, process
+from oxmgr.supervisor import cgroup, limits, native, process
 from oxmgr.supervisor.network import Networks
 from oxmgr.supervisor.process import StartError
 from oxmgr.supervisor.rights import not_in_force
@@ -26,16 +27,24 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.trees import Trees
 
 
+SPAWN_PATIENCE = 10.0
+"""Seconds for a child to execute, when that may be hindered."""
+
+
 class Launcher:
     """`given` is the limit on open files that the daemon was given, as a triple for a start. `later` is called with
-    what a start that took its time has come to."""
+    what a start that took its time has come to, then `claim`: it may have ended already. `in_flight` starts are under
+    way in threads."""
 
     def __init__(
         self, places: "Places", loop: "Loop", background: "Background", trees: "Trees", given: list[int]
     ) -> None:
         self.later: Callable[[Instance, Event], None] = lambda instance, event: None
         self._places = places
+        self.claim: Callable[[Instance], None] = lambda instance: None
+        self.in_flight = 0
         self.networks = Networks(loop)
+        self._loop = loop
         self._background = background
         self._trees = trees
         self._cgroups = trees.cgroups
@@ -60,6 +69,10 @@ class Launcher:
 
     def _on_network(self, instance: "Instance", fd: int, why: str) -> None:
         instance.pending = False
+        if instance.gone:
+            if fd >= 0:
+                os.close(fd)
+            return
         instance.network = fd
         if instance.state.status != is_.STARTING:
             # It was stopped meanwhile; the network waits for its next start.
@@ -71,25 +84,72 @@ class Launcher:
         if event is not None:
             self.later(instance, event)
 
-    def _start(self, instance: "Instance") -> Event:
+    def _start(self, instance: "Instance") -> Event | None:
         spec = instance.app.spec
         wrong = self._enter(instance)
         if wrong and spec.limits.required:
             return SpawnFailed(_required(instance, wrong), final=True)
         instance.warnings += wrong
+        if spec.sandbox.uid >= 0:
+            self._spawn_apart(instance)
+            return None
         try:
             main = self._spawn(instance)
         except StartError as error:
-            if not instance.cgroup or error.errno not in (errno.EBUSY, errno.ENODEV):
+            if not self._try_anew(instance, error):
                 raise
-            # The app has made cgroups of its own in it, with controllers.
-            instance.worn = True
-            instance.warnings += self._enter(instance)
             main = self._spawn(instance)
+        return self._started(instance, main)
+
+    def _try_anew(self, instance: "Instance", error: StartError) -> bool:
+        """Whether the cgroup was what stood in the way, and is another one now: the app had made cgroups of its own
+        in it, with controllers, or somebody has removed it."""
+        if not instance.cgroup or error.errno not in (errno.EBUSY, errno.ENODEV):
+            return False
+        instance.worn = True
+        instance.warnings += self._enter(instance)
+        return True
+
+    def _started(self, instance: "Instance", main: process.Process) -> Spawned:
         self._trees.take(instance, main)
         instance.started_at = time.time()
         instance.ticks = process.start_ticks(main.pid)
         return Spawned(main.pid)
+
+    def _spawn_apart(self, instance: "Instance", again: bool = True) -> None:
+        """In a thread, for a child that becomes another user: that user's processes may stop it before it executes, and
+        whoever makes it waits for that. It has SPAWN_PATIENCE, then it is killed."""
+        child = native.Child()
+        result: list[process.Process | StartError] = []
+
+        def work() -> None:
+            try:
+                result.append(self._spawn(instance, child))
+            except StartError as error:
+                result.append(error)
+
+        def done(failed: OSError | None) -> None:
+            timer.cancel()
+            instance.spawning = None
+            self.in_flight -= 1
+            got = result[0] if result else StartError(f"cannot start {instance.name}: {failed}", 0)
+            if isinstance(got, process.Process):
+                self.later(instance, self._started(instance, got))
+                self.claim(instance)
+            elif again and self._try_anew(instance, got):
+                self._spawn_apart(instance, again=False)
+            else:
+                self.later(instance, SpawnFailed(str(got)))
+
+        instance.spawning = child
+        self.in_flight += 1
+        timer = self._loop.at(time.monotonic() + SPAWN_PATIENCE, lambda: self.kill_start(instance))
+        self._background.run(work, done)
+
+    def kill_start(self, instance: "Instance") -> None:
+        """End a child that does not come to execute."""
+        if instance.spawning is not None and instance.spawning.pidfd >= 0:
+            pidfd_send_signal(instance.spawning.pidfd, SIGKILL)
 
     def _enter(self, instance: "Instance") -> list[str]:
         """Make its cgroup what it should be; what went wrong, as words."""
@@ -118,6 +178,9 @@ class Launcher:
     def _folder(self, instance: "Instance") -> tuple[str, bool]:
         """Its cgroup, and whether it is made just now. One that we have not made ourselves may have been killed
         once, so it is made anew as well."""
+        if instance.limited != instance.app.spec.limits:
+            # To lower a limit below the pages of files that the last run has left would wait for their reclaim.
+            instance.worn = True
         if instance.worn:
             instance.worn, instance.cgroup = False, ""
         while True:
@@ -129,14 +192,16 @@ class Launcher:
                 self._trees.tidy(path)
                 instance.generation += 1
 
-    def _spawn(self, instance: "Instance") -> process.Process:
+    def _spawn(self, instance: "Instance", child: native.Child | None = None) -> process.Process:
         app = instance.app
         folder = -1
         try:
             if instance.cgroup:
                 folder = os.open(instance.cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             network = instance.network if app.spec.sandbox.private_network else -1
-            return process.start(app.spec, instance.index, app.environ, self._places, self._given, folder, network)
+            return process.start(
+                app.spec, instance.index, app.environ, self._places, self._given, folder, network, child
+            )
         except FileNotFoundError as error:
             raise StartError(f"cannot start {instance.name}: its cgroup is gone", errno.ENODEV) from error
         finally:
@@ -194,6 +259,7 @@ class Launcher:
             instance.worn = False
 
     def forget(self, instance: "Instance") -> None:
+        instance.gone = True
         self.put_away(instance)
         if instance.network >= 0:
             os.close(instance.network)

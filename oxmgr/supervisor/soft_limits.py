@@ -37,7 +37,6 @@ class SoftLimits:
         watch = self._watched.get(instance)
         if wanted and watch is None:
             self._watched[instance] = _Watch(self._loop, lambda: self._look(instance))
-            self._look(instance)
         elif watch is not None and not wanted:
             watch.timer.cancel()
             del self._watched[instance]
@@ -70,7 +69,8 @@ class _Watch:
         self._look = look
         self.begun = -1.0
         self.cpu = 0.0
-        self.timer: Timer
+        # Not at once: whoever sets a limit has a step of the instance under way.
+        self.timer: Timer = loop.at(0.0, look)
 
     def sleep(self, until: float) -> None:
         self.timer = self._loop.at(until, self._look)

@@ -13,6 +13,8 @@ from oxmgr.supervisor.process import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oxmgr.model.messages import Observed
     from oxmgr.supervisor.desired import Desired
     from oxmgr.supervisor.fleet import Fleet
@@ -42,10 +44,17 @@ def restore(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> None:
 
 
 def resume(
-    fleet: "Fleet", loop: "Loop", desired: "Desired", seen: "dict[tuple[str, int], Observed]"
+    fleet: "Fleet",
+    loop: "Loop",
+    desired: "Desired",
+    seen: "dict[tuple[str, int], Observed]",
+    *,
+    whole: bool,
+    tell: "Callable[[str], None]",
 ) -> "list[Instance]":
     """Take over what an earlier daemon of this boot has left running; what is to be started, since it is desired and
-    does not run. What has finished or was given up stays so."""
+    does not run. What has finished or was given up stays so.
+    `whole`: all that is desired is known, so what is of no known instance is ended; else users are told of it."""
     start: list[Instance] = []
     stop: list[Instance] = []
     folders: dict[str, list[str]] = {}
@@ -63,7 +72,14 @@ def resume(
             fleet.send(instance, Remains())
         elif wanted and instance.state.status == is_.STOPPED:
             start.append(instance)
-    fleet.trees.clean({instance.cgroup for instance in fleet})
+    known = {instance.cgroup for instance in fleet}
+    if whole:
+        fleet.trees.clean(known)
+        _end_forgotten(fleet, seen)
+    else:
+        for path in fleet.trees.cgroups.folders():
+            if path not in known and cgroup.is_populated(path):
+                tell(f"{path} holds an app that no state file knows; to end it: echo 1 > {path}/cgroup.kill")
     fleet.bring_down(stop, Stop())
     return start
 
@@ -88,6 +104,16 @@ def _adopt(fleet: "Fleet", loop: "Loop", instance: "Instance", seen: "Observed")
     loop.add(main.pidfd, READ, lambda events: _on_end(fleet, loop, instance, main, events))
     fleet.send(instance, Adopted(main.pid, max(0.0, time.time() - seen.started_at)))
     return True
+
+
+def _end_forgotten(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> None:
+    """Those that were deleted, and not ended yet when the earlier daemon died; without cgroups."""
+    known = {(instance.app.spec.name, instance.index) for instance in fleet}
+    for (name, index), old in seen.items():
+        main = process.adopt(old.pid, old.ticks) if (name, index) not in known and not old.cgroup else None
+        if main is not None:
+            descendants.kill_trees([main.pid, *descendants.in_session(main.pid, name, index)])
+            main.close()
 
 
 def _has_left(fleet: "Fleet", instance: "Instance", seen: "Observed | None", folders: list[str]) -> bool:

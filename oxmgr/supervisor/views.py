@@ -50,7 +50,7 @@ def view(instance: "Instance", places: "Places") -> messages.InstanceView:
         restarts=state.restarts,
         exit_code=state.exit_code,
         signal=None if state.signal is None else signal_name(state.signal),
-        reason=state.reason,
+        reason=instance.stuck or state.reason,
         ready=state.status == is_.RUNNING,
         health=None,
         started_at=instance.started_at if alive else None,

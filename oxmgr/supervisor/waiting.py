@@ -44,6 +44,10 @@ class Waiting:
         for instance in waiter.goals:
             waiter.progress(instance)
 
+    def discard(self, waiter: Waiter) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
     def on_change(self, instance: "Instance") -> None:
         for waiter in list(self._waiters):
             if instance in waiter.goals:
@@ -67,9 +71,11 @@ class Waiting:
         if instance.app.instances.get(instance.index) is not instance:
             return "" if goal == GONE else "it was deleted meanwhile"
         if goal == GONE:
-            return None if instance.leaving else "it was asked for again meanwhile"
+            return (instance.stuck or None) if instance.leaving else "it was asked for again meanwhile"
         if self._fleet.is_held(instance):
             return None
+        if instance.stuck:
+            return instance.stuck
         if goal == DOWN:
             return "" if instance.down else None
         if state.status == is_.RUNNING:

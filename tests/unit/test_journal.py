@@ -9,6 +9,7 @@ from oxmgr.model.messages import Event, Observed
 from oxmgr.supervisor.files import Health
 from oxmgr.supervisor.journal import EVENTS_LIMIT, JOURNAL_LIMIT, EventFile, Journal
 from oxmgr.supervisor.logfile import Log
+from oxmgr.supervisor.loop import Loop
 
 
 @pytest.fixture
@@ -16,10 +17,20 @@ def health(tmp_path: Path) -> Health:
     return Health(str(tmp_path), Log(str(tmp_path / "log")))
 
 
-def test_the_journal_does_not_grow_for_ever_and_keeps_the_last_of_each(tmp_path: Path, health: Health) -> None:
+@pytest.fixture
+def loop() -> Loop:
+    def failed(error: Exception) -> None:
+        raise error
+
+    return Loop(failed)
+
+
+def test_the_journal_does_not_grow_for_ever_and_keeps_the_last_of_each(
+    tmp_path: Path, loop: Loop, health: Health
+) -> None:
     path = tmp_path / "journal"
     last = {("app", index): Observed("app", index, "running", pid=1, restarts=0) for index in range(10)}
-    journal = Journal(str(path), health)
+    journal = Journal(str(path), loop, health)
     journal.open(lambda: last.values())
     largest = 0
     for count in range(20_000):
@@ -28,12 +39,12 @@ def test_the_journal_does_not_grow_for_ever_and_keeps_the_last_of_each(tmp_path:
         journal.add(seen)
         largest = max(largest, path.stat().st_size)
     assert JOURNAL_LIMIT < largest < JOURNAL_LIMIT + 2000
-    found, same_boot = Journal(str(path), health).load()
+    found, same_boot = Journal(str(path), loop, health).load()
     assert (found, same_boot) == (last, True)
     assert health.warnings() == []
 
 
-def test_with_many_instances_it_is_not_written_anew_all_the_time(tmp_path: Path, health: Health) -> None:
+def test_with_many_instances_it_is_not_written_anew_all_the_time(tmp_path: Path, loop: Loop, health: Health) -> None:
     """Else a thousand crashes would write a thousand instances each."""
     many = [Observed("app" * 10, index, "running", reason="x" * 100) for index in range(5000)]
     calls = 0
@@ -43,20 +54,20 @@ def test_with_many_instances_it_is_not_written_anew_all_the_time(tmp_path: Path,
         calls += 1
         return many
 
-    journal = Journal(str(tmp_path / "journal"), health)
+    journal = Journal(str(tmp_path / "journal"), loop, health)
     journal.open(everything)
     for one in many:
         journal.add(one)
     assert calls <= 2
 
 
-def test_what_was_deleted_is_forgotten(tmp_path: Path, health: Health) -> None:
-    journal = Journal(str(tmp_path / "journal"), health)
+def test_what_was_deleted_is_forgotten(tmp_path: Path, loop: Loop, health: Health) -> None:
+    journal = Journal(str(tmp_path / "journal"), loop, health)
     journal.open(list)
     journal.add(Observed("a", 0, "running"))
     journal.add(Observed("b", 0, "running"))
     journal.add(Observed("a", 0, "stopped", gone=True))
-    assert list(Journal(str(tmp_path / "journal"), health).load()[0]) == [("b", 0)]
+    assert list(Journal(str(tmp_path / "journal"), loop, health).load()[0]) == [("b", 0)]
 
 
 def test_events_are_two_files_of_a_bounded_size_and_the_recent_ones_are_the_last(

@@ -161,6 +161,21 @@ def test_finished_and_given_up_stay_so_when_the_daemon_ends() -> None:
     assert state.status == is_.ERRORED
 
 
+def test_who_was_signalled_together_with_the_daemon_comes_back_with_the_next_one() -> None:
+    spec = make_spec()
+    ended, _ = run(spec, *RUNNING, m.Exited(0, None))
+    for event, now, status in (
+        (m.Stop(keep=True, signalled=True), 100.1, is_.STOPPED),
+        (m.Stop(keep=True, signalled=True), 101.0, is_.EXITED),
+        (m.Stop(keep=True), 100.1, is_.EXITED),
+    ):
+        state, _ = run(spec, event, state=ended, now=now)
+        assert state.status == status and state.desired
+    done, _ = run(make_spec(restart=NEVER), *RUNNING, m.Exited(0, None))
+    state, _ = run(make_spec(restart=NEVER), m.Stop(keep=True, signalled=True), state=done, now=100.1)
+    assert state.status == is_.EXITED, "a job that is run once"
+
+
 def test_start_during_a_stop_starts_after_it_and_stop_takes_that_back() -> None:
     state, _ = run(make_spec(), *RUNNING, m.Stop(), m.Start())
     assert state.status == is_.STOPPING and state.desired

@@ -1,0 +1,33 @@
+"""What an apply does: pure, from what is desired and what is asked for."""
+
+from oxmgr.model.messages import Change
+from oxmgr.model.spec import Spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+
+RESTARTING_KEYS = ("argv", "working_dir", "env", "log_file", "error_log_file", "sandbox")
+"""A change of any other key needs no new process."""
+
+
+def must_restart(new: Spec, old: Spec) -> bool:
+    return any(getattr(new, key) != getattr(old, key) for key in RESTARTING_KEYS)
+
+
+def plan(asked: "Iterable[Spec]", desired: dict[str, Spec], idle: "Container[str]", *, prune: bool) -> list[Change]:
+    """A change for each spec, in their order, then the deletions. `idle` are the apps of which something is to be
+    started although nothing of their spec has changed."""
+    changes: list[Change] = []
+    named: set[str] = set()
+    for spec in asked:
+        named.add(spec.name)
+        old = desired.get(spec.name)
+        if old is None:
+            changes.append(Change(spec.name, "add"))
+            continue
+        keys = [key for key in Spec.__struct_fields__ if getattr(spec, key) != getattr(old, key)]
+        changes.append(Change(spec.name, "change" if keys else "start" if spec.name in idle else "keep", keys))
+    if prune:
+        changes += [Change(name, "delete") for name in desired if name not in named]
+    return changes
