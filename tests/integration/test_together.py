@@ -119,6 +119,7 @@ def test_a_dependency_that_is_taken_out_is_not_waited_for(home: Home) -> None:
 def test_a_network_that_nobody_wants_any_more_is_closed(home: Home) -> None:
     assert home.daemon is not None
     folder = f"/proc/{home.daemon.pid}/fd"
+
     def namespaces() -> int:
         names = [f"{folder}/{fd}" for fd in os.listdir(folder)]
         return sum("net:[" in os.readlink(name) for name in names if os.path.lexists(name))

@@ -246,9 +246,9 @@ def test_a_private_tmp_must_not_hide_where_the_app_runs(load: Load, problems: Pr
     elsewhere = text.replace("command", 'working_dir = "/usr"\ncommand')
     assert load(elsewhere, caller=ROOT)["app"].sandbox.private_tmp
     here = text.replace("command", 'working_dir = "/var/tmp"\ncommand')
+    hint = "set working_dir to a folder not below /var/tmp"
     assert problems(here, caller=ROOT) == [
-        "5: processes.app.sandbox.private_tmp: hides /var/tmp, where the app is to run: set working_dir to a folder not "
-        "below /var/tmp"
+        f"5: processes.app.sandbox.private_tmp: hides /var/tmp, where the app is to run: {hint}"
     ]
 
 
