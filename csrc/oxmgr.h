@@ -111,6 +111,37 @@ int ox_timerfd(void);
 /* Sets it to that moment of CLOCK_MONOTONIC; 0 disarms it. */
 int ox_timerfd_set(int fd, int64_t nanoseconds);
 
+/* --- logs --- */
+
+/* Moves up to budget bytes from a pipe to a file at *offset, and *offset on. Returns how many; 0: there are none. */
+int64_t ox_splice(int pipe, int file, int64_t *offset, int64_t budget);
+
+/* The same for a target that takes no splice and has no offset (a device, a FIFO, a terminal); scratch are both ends of
+ * a pipe that is empty. 0 also when a target that does not wait takes nothing now. */
+int64_t ox_copy(int pipe, int target, const int *scratch, int64_t budget);
+
+/* Takes up to about budget bytes out of a pipe and gives them to /dev/null. */
+int64_t ox_discard(int pipe, int null, int64_t budget);
+
+#define OX_CRI 1
+#define OX_JSON 2
+#define OX_LINE_LIMIT 16384 /* bytes of a line's text in one piece, as container runtimes have it */
+
+/* stamp and stream are written as they stand, at most 64 bytes each. final: what has no newline is a line as well. */
+struct ox_format {
+    int kind;
+    int final;
+    const char *stamp;
+    const char *stream;
+};
+
+/* Formats whole lines of `in` into `out` as far as there is room. Returns the bytes of out; *used those of in. */
+int64_t ox_format(const struct ox_format *format, const char *in, int64_t size, char *out, int64_t room, int64_t *used);
+
+/* The same from one file to another, some 100 KB a call. -errno: what was written up to then may be written again. */
+int64_t ox_format_file(const struct ox_format *format, int from, int64_t from_offset, int to, int64_t to_offset,
+                       int64_t *used);
+
 /* cdef end */
 
 #endif

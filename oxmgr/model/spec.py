@@ -67,8 +67,32 @@ class Sandbox(Struct, frozen=True, omit_defaults=True, gc=False):
     deny_gpu: bool = False
 
 
+class Logs(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Where what an instance prints goes, and how much of it is kept.
+
+    A file is rotated at a line's end when it has `max_size_mb` MiB (0: never) or its first line is `max_days` old;
+    `max_files` rotated ones are kept, none for longer than `max_days` (0: for ever). `format` and `sink` are of
+    LOG_FORMATS and LOG_SINKS. `on_full` "block": when the disk is full the app waits; "drop": what does not fit is
+    counted. `rate_limit` is lines a second; what is above it is counted and dropped.
+    """
+
+    max_size_mb: float = 20.0
+    max_files: int = 5
+    max_days: float = 14.0
+    compress: bool = True
+    format: str = "raw"
+    sink: str = "file"
+    on_full: str = "block"
+    rate_limit: int | None = None
+
+
+LOG_FORMATS = ("raw", "cri", "json")
+LOG_SINKS = ("file", "journald", "stdout", "inherit", "none")
+ON_FULL = ("block", "drop")
+
 NO_LIMITS = Limits()
 NO_SANDBOX = Sandbox()
+DEFAULT_LOGS = Logs()
 
 
 class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -104,6 +128,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     error_log_file: str | None = None
     limits: Limits = NO_LIMITS
     sandbox: Sandbox = NO_SANDBOX
+    logs: Logs = DEFAULT_LOGS
 
 
 def name_error(name: str) -> str | None:

@@ -23,6 +23,7 @@ from oxmgr.supervisor.journal import EventFile, Journal
 from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
+from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.takeover import restore, resume
 from oxmgr.supervisor.trees import Trees
 from oxmgr.supervisor.views import observed
@@ -77,7 +78,8 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
     events = Events(EventFile(places.events, health), log)
     cgroups = open_cgroups(places.state)
     trees = Trees(cgroups, loop)
-    launcher = Launcher(places, loop, background, trees, given)
+    outputs = Outputs(loop, places, lambda path: None, log)
+    launcher = Launcher(places, loop, background, trees, outputs, given)
     fleet = Fleet(loop, journal, events, trees, launcher, places)
     commands = Commands(fleet, desired, events, health, places, loop)
     signals = native.signalfd(list(SIGNALS))

@@ -273,7 +273,9 @@ class Fleet:
         self.trees.check(orphans)
 
     def ended(self, instance: Instance, code: int | None, number: int | None, *, empty: bool) -> None:
-        """Its main process has, and is let go."""
+        """Its main process has, and is let go. What it printed is in its log before anybody is told."""
+        for output in dict.fromkeys(instance.outputs.values()):
+            output.drain()
         held = self._held.get(instance)
         if isinstance(held, Stop):
             # It was to be stopped as soon as others are down; it must not be started for that.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.background import Background
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.outputs import Outputs
     from oxmgr.supervisor.trees import Trees
 
 
@@ -31,7 +32,13 @@ class Launcher:
     what a start that took its time has come to."""
 
     def __init__(
-        self, places: "Places", loop: "Loop", background: "Background", trees: "Trees", given: list[int]
+        self,
+        places: "Places",
+        loop: "Loop",
+        background: "Background",
+        trees: "Trees",
+        outputs: "Outputs",
+        given: list[int],
     ) -> None:
         self.later: Callable[[Instance, Event], None] = lambda instance, event: None
         self._places = places
@@ -39,6 +46,7 @@ class Launcher:
         self._background = background
         self._trees = trees
         self._cgroups = trees.cgroups
+        self._outputs = outputs
         self._given = given
 
     def launch(self, instance: "Instance") -> Event | None:
@@ -77,6 +85,7 @@ class Launcher:
         if wrong and spec.limits.required:
             return SpawnFailed(_required(instance, wrong), final=True)
         instance.warnings += wrong
+        self.open_outputs(instance)
         try:
             main = self._spawn(instance)
         except StartError as error:
@@ -133,8 +142,16 @@ class Launcher:
         try:
             if instance.cgroup:
                 folder = os.open(instance.cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            network = instance.network if app.spec.sandbox.private_network else -1
-            return process.start(app.spec, instance.index, app.environ, self._places, self._given, folder, network)
+            return process.start(
+                app.spec,
+                instance.index,
+                app.environ,
+                self._given,
+                stdin=self._places.stdin(instance.folder),
+                outputs=instance.outputs,
+                cgroup=folder,
+                network=instance.network if app.spec.sandbox.private_network else -1,
+            )
         except FileNotFoundError as error:
             raise StartError(f"cannot start {instance.name}: its cgroup is gone", errno.ENODEV) from error
         finally:
@@ -183,8 +200,25 @@ class Launcher:
         shown = f", its peak was {peak / limits.MIB:.1f}" if peak is not None else ""
         return Exited(code, number, empty, killed, f"out of memory, killed by the kernel: {why}{shown}")
 
+    def open_outputs(self, instance: "Instance") -> None:
+        """StartError when there can be no pipes."""
+        if instance.outputs:
+            return
+        try:
+            instance.outputs = self._outputs.make(instance)
+        except OSError as error:
+            what = f"{error.filename or 'a pipe'}: {error.strerror}"
+            raise StartError(f"cannot start {instance.name}: make the pipes of its output: {what}", 0) from None
+
     def put_away(self, instance: "Instance") -> None:
-        """It is down: its cgroup goes."""
+        """It is down: its cgroup goes, and its pipes when all that it printed has arrived."""
+        outputs = dict.fromkeys(instance.outputs.values())
+        for output in outputs:
+            output.drain()
+        if not any(output.pipe.waiting() for output in outputs):
+            for output in outputs:
+                output.close()
+            instance.outputs = {}
         if instance.cgroup:
             self._trees.tidy(instance.cgroup)
             instance.cgroup = ""
@@ -192,6 +226,9 @@ class Launcher:
 
     def forget(self, instance: "Instance") -> None:
         self.put_away(instance)
+        for output in dict.fromkeys(instance.outputs.values()):
+            output.close()
+        self._outputs.remove(instance)
         if instance.network >= 0:
             os.close(instance.network)
             instance.network = -1

@@ -1,6 +1,8 @@
 """The extension with Python's types and exceptions. csrc/oxmgr.h says what each call does."""
 
+import fcntl
 import os
+import sys
 
 from oxmgr._native import ffi, lib
 
@@ -29,6 +31,7 @@ _STEPS = {
 OWN_NETWORK = -2
 
 _BATCH = 64
+_FIONREAD = 0x541B  # asm-generic/ioctls.h
 
 _request = ffi.new("struct ox_request *")
 _child = ffi.new("struct ox_child *")
@@ -128,6 +131,42 @@ def timerfd() -> int:
 def timerfd_set(fd: int, nanoseconds: int) -> None:
     """Absolute, on CLOCK_MONOTONIC; 0 disarms."""
     _check(lib.ox_timerfd_set(fd, nanoseconds))
+
+
+# --- logs ---
+
+
+class Pipe:
+    """Moves bytes out of one pipe. `offset` is where in a file the next ones go."""
+
+    __slots__ = ("_offset", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._offset = ffi.new("int64_t *")
+
+    @property
+    def offset(self) -> int:
+        return int(self._offset[0])
+
+    @offset.setter
+    def offset(self, value: int) -> None:
+        self._offset[0] = value
+
+    def splice(self, file: int, budget: int) -> int:
+        """Up to so many bytes to the file at `offset`, which goes on by that; 0 when there are none."""
+        return _check(lib.ox_splice(self.fd, file, self._offset, budget))
+
+    def copy(self, target: int, scratch: tuple[int, int], budget: int) -> int:
+        """The same to a target that has no offsets; 0 also when it takes nothing now."""
+        return _check(lib.ox_copy(self.fd, target, scratch, budget))
+
+    def waiting(self) -> int:
+        """Bytes that are in it (FIONREAD of pipe(7))."""
+        return int.from_bytes(fcntl.ioctl(self.fd, _FIONREAD, b"\0\0\0\0"), sys.byteorder)
+
+    def discard(self, null: int, budget: int) -> int:
+        return _check(lib.ox_discard(self.fd, null, budget))
 
 
 def spawn_rung(wanted: int = -1) -> int:

@@ -82,6 +82,7 @@ def _adopt(fleet: "Fleet", loop: "Loop", instance: "Instance", seen: "Observed")
         main.close()
         return False
     fleet.trees.take(instance, main)
+    fleet.launcher.open_outputs(instance)
     if instance.app.spec.sandbox.private_network:
         instance.network = network_of(main.pid)
     instance.started_at, instance.ticks = seen.started_at, seen.ticks
