@@ -5,7 +5,7 @@ import sys
 
 from oxmgr.cli.cmd_daemon import resident
 from oxmgr.cli.context import my_places
-from oxmgr.cli.output import GREEN, RED, YELLOW, paint, print_json, size, wants_colour
+from oxmgr.cli.output import GREEN, RED, YELLOW, is_of_sandbox, paint, print_json, size, wants_colour
 from oxmgr.cli.parser import Args
 from oxmgr.client.connection import NoDaemon, NotRunning, Refused, connect
 from oxmgr.client.saved import kept_aside, read_saved
@@ -87,7 +87,7 @@ def _daemon(places: Places) -> list[Finding]:
         *((WARN, "daemon", text) for text in others),
         *ladders(view),
         sandboxes(*_rights_of(view.pid)),
-        *((WARN, "limits", f"{app}: {text}") for app, text in _not_held(reply.instances)),
+        *not_held(reply.instances),
     ]
 
 
@@ -104,8 +104,10 @@ def ladders(view: DaemonView) -> list[Finding]:
     return [(OK, name, view.ladders[name]) for name in [*known, *(one for one in view.ladders if one not in LADDERS)]]
 
 
-def _not_held(views: list[InstanceView]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((view.app, text) for view in views for text in view.warnings))
+def not_held(views: list[InstanceView]) -> list[Finding]:
+    """What of its limits and sandbox each app does not get here."""
+    told = dict.fromkeys((view.app, text) for view in views for text in view.warnings)
+    return [(WARN, "sandbox" if is_of_sandbox(text) else "limits", f"{app}: {text}") for app, text in told]
 
 
 def _rights_of(pid: int) -> tuple[int, int]:

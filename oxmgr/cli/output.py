@@ -204,11 +204,11 @@ def _row(view: InstanceView, named: bool) -> list[str]:
 def _what_does_not_hold(view: InstanceView) -> str:
     if not view.warnings:
         return ""
-    what = "the sandbox is not whole" if all(map(_is_of_sandbox, view.warnings)) else "not all limits hold"
+    what = "the sandbox is not whole" if all(map(is_of_sandbox, view.warnings)) else "not all limits hold"
     return f"{what}, see oxmgr status {view.app}"
 
 
-def _is_of_sandbox(text: str) -> bool:
+def is_of_sandbox(text: str) -> bool:
     return text.startswith("sandbox.")
 
 

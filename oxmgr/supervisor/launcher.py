@@ -198,7 +198,8 @@ class Launcher:
         if by_own_limit > 0 and most is not None:
             why = f"memory_max_mb is {most:g}"
         shown = f", its peak was {peak / limits.MIB:.1f}" if peak is not None else ""
-        return Exited(code, number, empty, killed, f"out of memory, killed by the kernel: {why}{shown}")
+        # A tree is killed as one, and of those processes the kernel counts the first twice: this is one kill.
+        return Exited(code, number, empty, 1, f"out of memory, killed by the kernel: {why}{shown}")
 
     def open_outputs(self, instance: "Instance") -> None:
         """StartError when there can be no pipes."""

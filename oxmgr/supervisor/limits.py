@@ -34,7 +34,8 @@ _FILES: "dict[str, tuple[str, str, Callable[..., str], str]]" = {
     "cpu_weight": ("cpu", "cpu.weight", str, "100"),
     "tasks_max": ("pids", "pids.max", str, "max"),
     "io_weight": ("io", "io.weight", lambda weight: f"default {weight}", "default 100"),
-    "cpus": ("cpuset", "cpuset.cpus", str, ""),
+    # A write of nothing at all does not even reach the kernel's cpuset.
+    "cpus": ("cpuset", "cpuset.cpus", str, "\n"),
 }
 
 KERNEL_KEYS = (*_FILES, "open_files", "core_mb", "nice", "oom_score_adj")

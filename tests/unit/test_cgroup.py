@@ -142,7 +142,7 @@ def test_every_limit_is_written_as_the_kernel_takes_it(tmp_path: Path) -> None:
     assert limits.write_all(str(tmp_path), NO_LIMITS, some, everything) == []
     assert {name: (tmp_path / name).read_text() for name in files} == {
         "memory.max": "max", "memory.high": "max", "memory.swap.max": "max", "cpu.max": "max 100000",
-        "cpu.weight": "100", "pids.max": "max", "io.weight": "default 100", "cpuset.cpus": "",
+        "cpu.weight": "100", "pids.max": "max", "io.weight": "default 100", "cpuset.cpus": "\n",
     }  # fmt: skip
 
 
