@@ -103,8 +103,8 @@ class Adopted(Struct, frozen=True, gc=False):
 
 
 class Exited(Struct, frozen=True, gc=False):
-    """The main process has ended; both None: how is not known. `empty`: nothing is left of its tree. `oom_kills`: as
-    many times the kernel has killed of it because memory ran out, `cause` says whose."""
+    """The main process has ended; both None: how is not known. `empty`: nothing is left of its tree. `oom_kills` is
+    1 when the kernel has killed it because memory ran out, and `cause` says whose."""
 
     exit_code: int | None
     signal: int | None

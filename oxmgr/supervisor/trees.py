@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Loop
 
 SPAWN_RUNGS = (
-    "clone3, born in its cgroup",
+    "clone3, born in its cgroup if it has one",
     "clone, entering its cgroup before it executes",
     "clone and then pidfd_open, entering its cgroup before it executes",
 )
@@ -54,11 +54,13 @@ class Trees:
         """On which step of each this host stands, as words."""
         base, why, kill_by = self.cgroups.base, self.cgroups.why, self.cgroups.kill_by
         held = ", ".join(sorted(self.cgroups.controllers))
+        missing = ", ".join(sorted({*cgroup.CONTROLLERS} - self.cgroups.controllers))
         return {
             "spawn": SPAWN_RUNGS[native.spawn_rung()],
             "trees": f"a cgroup for each instance, below {base}" if base else f"by a walk of descendants, for {why}",
             "kill": KILLS[kill_by if base else ""],
-            "limits": f"held by cgroup v2: {held}" if held else "none of cgroup v2 can be held here",
+            "limits": (f"those of {held} are held" if held else "none is held")
+            + (f"; not available: {missing}" if missing else ""),
         }
 
     # --- whose is what ---
