@@ -35,7 +35,7 @@ class Loop:
     def __init__(self, failed: "Callable[[Exception], None]") -> None:
         self._failed = failed
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._callbacks: dict[int, Callable[[int], object]] = {}
         self._timerfd = native.timerfd()
         self._timers: list[tuple[float, int, Timer]] = []
         self._armed: float | None = None
@@ -43,7 +43,7 @@ class Loop:
         self._going = True
         self.add(self._timerfd, READ, self._on_timer)
 
-    def add(self, fd: int, events: int, callback: "Callable[[int], None]") -> None:
+    def add(self, fd: int, events: int, callback: "Callable[[int], object]") -> None:
         """Call `callback(events)` when the fd has one of the events."""
         self._callbacks[fd] = callback
         self._epoll.register(fd, events)

@@ -1,7 +1,7 @@
 """The pipes that apps print to, and what becomes of what comes out of them. Owns the pipes.
 
 A pipe is a FIFO in the run folder, open to read and write at both ends: its app never sees it without a reader, so a
-daemon that dies makes it wait and never kills it (pipe(7), SIGPIPE), and the next daemon opens the same one by its name.
+daemon that dies makes it wait and never kills it (pipe(7), SIGPIPE), and the next one opens the same one by its name.
 """
 
 import errno
