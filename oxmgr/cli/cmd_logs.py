@@ -4,16 +4,18 @@ import os
 import sys
 import time
 
-from oxmgr.cli.context import my_places
+from oxmgr.cli.context import ask, my_places, show_done
 from oxmgr.cli.logfilter import Grep, Kinds, Level, last_runs
 from oxmgr.cli.logprint import JSON, RAW, TEXT, Printer, through_pager
 from oxmgr.cli.logsources import KINDS, Sources
 from oxmgr.cli.output import wants_colour
 from oxmgr.cli.parser import Args, Usage
+from oxmgr.client.connection import connect
 from oxmgr.client.logchain import Chain
 from oxmgr.client.logfile import BLOCK, LogFile, Run
 from oxmgr.client.logmerge import merge, merge_backward
-from oxmgr.model.messages import DONE, NO_SUCH_APP
+from oxmgr.model.codec import replace
+from oxmgr.model.messages import DONE, NO_SUCH_APP, Done
 from oxmgr.model.places import Places
 
 TYPE_CHECKING = False
@@ -151,4 +153,19 @@ def _show_in_pager(sources: Sources, printer: Printer, wanted: Wanted, code: int
 
 
 def _tell_writer(args: Args) -> int:
-    raise Usage("--flush and --reopen are not there yet")
+    """Who writes the files is the daemon, so it is asked to."""
+    what = [key for key in ("flush", "reopen") if args.flag(key)]
+    others = [option.names[0] for option in args.command.options if args.flag(option.key) and option.key not in what]
+    if len(what) > 1 or others:
+        raise Usage(f"--{what[0]} shows nothing: leave {'--reopen' if len(what) > 1 else others[0]} out")
+    from oxmgr.model.messages import FlushLogs, ReopenLogs
+
+    targets = args.words or ["all"]
+    connection = connect(my_places())
+    done = ask(connection, FlushLogs(targets) if what == ["flush"] else ReopenLogs(targets))
+    connection.close()
+    assert isinstance(done, Done)
+    names = [view.name for view in done.instances if view.name not in done.failed]
+    if names:
+        sys.stdout.write(f"{'emptied' if what == ['flush'] else 'opened anew'}: the logs of {', '.join(names)}\n")
+    return show_done(replace(done, instances=[]), args)

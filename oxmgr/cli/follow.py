@@ -166,13 +166,16 @@ class Follow:
                     self._try_in(CONNECT_AFTER)
                 if not self._watched.issuperset(self._wanted):
                     dirty = dict.fromkeys(self._followers.values())
-            log, mark, stamp = name.partition(ROTATED)
-            follower = self._followers.get(f"{folder}/{log.removesuffix(SUFFIX)}")
-            if follower is None:
+            follower = self._followers.get(f"{folder}/{name.removesuffix(SUFFIX)}")
+            if follower is not None:
+                dirty[follower] = None
                 continue
-            dirty[follower] = None
-            if mark and mask & (CREATE | MOVED_TO) and not stamp.endswith(NOT_LOGS):
-                follower.was_rotated(f"{folder}/{log}{mark}{stamp.removesuffix(COMPRESSED)}")
+            log, _, stamp = name.rpartition(ROTATED)
+            follower = self._followers.get(f"{folder}/{log}")
+            if follower is not None:
+                dirty[follower] = None
+                if mask & (CREATE | MOVED_TO) and not stamp.endswith(NOT_LOGS):
+                    follower.was_rotated(f"{folder}/{name.removesuffix(COMPRESSED)}")
         self._watch()
         return dirty
 

@@ -42,7 +42,7 @@ class Grep:
             elif run.text is not None:
                 if self._line.search(_text(run.text)):
                     yield run
-            elif run.data.count(b"\n") <= 1:
+            elif count_lines(run) == 1:
                 if self._line.search(_text(run.data)):
                     yield run
             else:

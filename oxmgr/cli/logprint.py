@@ -150,7 +150,7 @@ def protected(data: bytes) -> bytes:
     """With what a terminal could obey made visible: `^[` for an escape, `\\xff` for what is no UTF-8."""
     text = data.decode("utf-8", "backslashreplace")
     if text.replace("\n", "").replace("\t", "").isprintable():
-        return data if text.isascii() else text.encode()
+        return text.encode()
     return "".join(char if char in "\n\t" or char.isprintable() else _visible(char) for char in text).encode()
 
 

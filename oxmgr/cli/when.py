@@ -48,7 +48,7 @@ def _parse(text: str, now: float) -> int | None:
         date = _last(word, now, today_counts=False)
     elif "t" in day and day[:1].isdigit():
         date_text, _, clock = text.partition("t")
-        date = _date(date_text)
+        date = _date(date_text) if clock else None
     elif ":" in day:
         clock, date = text, _days_back(now, 0)
     else:

@@ -40,7 +40,7 @@ class Folders:
 def _list(folder: str) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     for entry in os.listdir(folder):
-        name, mark, stamp = entry.partition(ROTATED)
+        name, mark, stamp = entry.rpartition(ROTATED)
         if mark and not stamp.endswith(NOT_LOGS):
             found.setdefault(name, set()).add(stamp.removesuffix(COMPRESSED))
     return {name: sorted(stamps) for name, stamps in found.items()}

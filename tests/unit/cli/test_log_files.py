@@ -59,7 +59,7 @@ def limits() -> "object":
 
 def limit(sizes: "tuple[int, int, int]") -> None:
     logfile.FIRST_BLOCK, LogFile.block, logfile.LINE_LIMIT = sizes
-    logfile.BLOCK = logfollow.BLOCK = sizes[1]
+    logfile.BLOCK = logfollow.BLOCK = sizes[1]  # type: ignore[attr-defined]
 
 
 @given(some_text, st.lists(st.integers(0, 220), max_size=8), st.sampled_from(LIMITS))
