@@ -58,9 +58,9 @@ class Grep:
         text = data.decode("utf-8", "surrogateescape")
         search = self._line.search
         if not self._is_safe:
-            lines = [line for line in text.split("\n") if search(line)]
-            kept = "\n".join(lines)
-            return _bytes(kept + "\n") if lines else b""
+            parts = text.split("\n")
+            lines = [f"{part}\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+            return _bytes("".join(line for line in lines if search(line.removesuffix("\n"))))
         found: list[str] = []
         at, size = 0, len(text)
         whole = self._whole.search

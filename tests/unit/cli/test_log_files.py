@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,15 +47,14 @@ def lines_of(runs: "list[Run]") -> list[bytes]:
 
 
 some_text = st.binary(max_size=200).map(lambda data: data.replace(b"a", b"\n").replace(b"\r", b""))
-LIMITS = [(1, 1, 1), (3, 7, 5), (8192, 65536, 1 << 20)]
+LIMITS = [(1, 1, 1), (3, 7, 5), (logfile.FIRST_BLOCK, logfile.BLOCK, logfile.LINE_LIMIT)]
 
 
 @pytest.fixture
-def limits() -> "object":
-    before = logfile.FIRST_BLOCK, LogFile.block, logfile.LINE_LIMIT, logfile.BLOCK
-
+def limits() -> Iterator[None]:
+    """Put back what limit() has set."""
     yield
-    logfile.FIRST_BLOCK, LogFile.block, logfile.LINE_LIMIT, logfile.BLOCK = before
+    limit(LIMITS[-1])
 
 
 def limit(sizes: "tuple[int, int, int]") -> None:
@@ -65,7 +65,7 @@ def limit(sizes: "tuple[int, int, int]") -> None:
 @given(some_text, st.lists(st.integers(0, 220), max_size=8), st.sampled_from(LIMITS))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_forwards_and_backwards_give_the_same_lines_and_times(
-    log: Path, limits: object, data: bytes, cuts: list[int], sizes: "tuple[int, int, int]"
+    log: Path, limits: None, data: bytes, cuts: list[int], sizes: "tuple[int, int, int]"
 ) -> None:
     limit(sizes)
     log.write_bytes(data)
@@ -280,7 +280,7 @@ steps = st.lists(st.one_of(some_text.filter(bool), st.sampled_from(["look", "rot
 @given(steps, st.sampled_from(LIMITS))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_however_it_grows_and_rotates_no_line_is_lost_or_doubled(
-    log: Path, limits: object, steps: "list[bytes | str]", sizes: "tuple[int, int, int]"
+    log: Path, limits: None, steps: "list[bytes | str]", sizes: "tuple[int, int, int]"
 ) -> None:
     limit(sizes)
     for old in log.parent.iterdir():
