@@ -1,9 +1,11 @@
-/* Raw bytes into lines with a time: as Kubernetes' container runtimes write them (CRI), or one JSON object a line.
+/* Raw bytes into lines: as they are, with a prefix, with a time as Kubernetes' container runtimes write them (CRI), or
+ * one JSON object a line.
  *
  * What comes out depends on what comes in alone and not on how it was cut, so that after a kill the same block gives
- * the same bytes again. A line that is longer than OX_LINE_LIMIT comes in pieces, all but its last marked partial.
+ * the same bytes again. A line that is longer than the limit comes in pieces, all but its last marked partial; a rate
+ * limit keeps or drops whole lines.
  */
-#include "oxmgr.h"
+#include "lines.h"
 
 #include <errno.h>
 #include <string.h>
@@ -29,9 +31,9 @@ static int sequence(const unsigned char *text, int64_t left) {
     return size;
 }
 
-/* Where a piece that starts at `text` and has no newline within OX_LINE_LIMIT ends: between two characters. */
-static int64_t piece_end(const char *text) {
-    int64_t end = OX_LINE_LIMIT;
+/* Where a piece that starts at `text` and has no newline within the limit ends: between two characters. */
+static int64_t piece_end(const char *text, int64_t limit) {
+    int64_t end = limit;
     for (int back = 1; back < 4; back++) {
         const unsigned char *start = (const unsigned char *)text + end - back;
         if ((*start & 0xc0) == 0x80)
@@ -82,66 +84,96 @@ static char *put_escaped(char *at, const char *text, int64_t size) {
     return at;
 }
 
-static char *put_line(char *at, const struct ox_format *format, const char *text, int64_t size, int partial) {
+static char *put_line(char *at, const struct ox_format *format, const struct ox_line *line) {
+    if (format->kind == OX_JSON) {
+        at = put(put(put(at, "{\"time\":\""), format->stamp), "\",\"stream\":\"");
+        at = put(put(put(at, format->stream), line->partial ? "\",\"partial\":true" : "\""), ",\"message\":\"");
+        at = put(put_escaped(at, line->text, line->length), "\"}\n");
+        return at;
+    }
     if (format->kind == OX_CRI) {
         at = put(put(at, format->stamp), " ");
-        at = put(put(at, format->stream), partial ? " P " : " F ");
-        memcpy(at, text, (size_t)size);
-        at += size;
-    } else {
-        at = put(put(put(at, "{\"time\":\""), format->stamp), "\",\"stream\":\"");
-        at = put(put(put(at, format->stream), partial ? "\",\"partial\":true" : "\""), ",\"message\":\"");
-        at = put(put_escaped(at, text, size), "\"}");
+        at = put(put(at, format->stream), line->partial ? " P " : " F ");
+    } else if (format->kind == OX_PREFIXED) {
+        at = put(at, format->stream);
     }
-    *at++ = '\n';
+    memcpy(at, line->text, (size_t)line->length);
+    at += line->length;
+    if (format->kind != OX_RAW || line->taken > line->length)
+        *at++ = '\n';
     return at;
 }
 
+int ox_next_line(const struct ox_format *format, const struct ox_formatted *done, const char *in, int64_t size,
+                 struct ox_line *line) {
+    int64_t left = size - done->used;
+    if (left <= 0)
+        return 0;
+    line->text = in + done->used;
+    line->partial = 0;
+    int64_t scanned = left < format->limit + 1 ? left : format->limit + 1;
+    const char *newline = memchr(line->text, '\n', (size_t)scanned);
+    if (newline) {
+        line->length = newline - line->text;
+        line->taken = line->length + 1;
+    } else if (left > format->limit) {
+        line->length = line->taken = piece_end(line->text, format->limit);
+        line->partial = 1;
+    } else if (format->final) {
+        line->length = line->taken = left;
+    } else {
+        return 0;
+    }
+    if (done->inside)
+        line->kept = done->inside == OX_KEPT;
+    else
+        line->kept = format->allowed < 0 || done->lines < format->allowed;
+    return 1;
+}
+
+void ox_take_line(struct ox_formatted *done, const struct ox_line *line) {
+    if (!done->inside && line->kept)
+        done->lines++;
+    else if (!done->inside)
+        done->dropped++;
+    done->inside = !line->partial ? OX_BETWEEN : line->kept ? OX_KEPT : OX_DROPPED;
+    done->used += line->taken;
+}
+
 int64_t ox_format(const struct ox_format *format, const char *in, int64_t size, char *out, int64_t room,
-                  int64_t *used) {
+                  struct ox_formatted *done) {
     char *at = out;
-    *used = 0;
-    while (*used < size) {
-        const char *text = in + *used;
-        int64_t left = size - *used;
-        int64_t scanned = left < OX_LINE_LIMIT + 1 ? left : OX_LINE_LIMIT + 1;
-        const char *newline = memchr(text, '\n', (size_t)scanned);
-        int64_t length, taken;
-        int partial = 0;
-        if (newline) {
-            length = newline - text;
-            taken = length + 1;
-        } else if (left > OX_LINE_LIMIT) {
-            length = taken = piece_end(text);
-            partial = 1;
-        } else if (format->final) {
-            length = taken = left;
-        } else {
-            break;
+    struct ox_line line;
+    *done = (struct ox_formatted){.inside = format->inside};
+    if (format->notice) {
+        int64_t length = (int64_t)strlen(format->notice);
+        at = put_line(at, format, &(struct ox_line){format->notice, length, length + 1, 0, 1});
+    }
+    while (ox_next_line(format, done, in, size, &line)) {
+        if (line.kept) {
+            if (out + room - at < HEAD_ROOM + (format->kind == OX_JSON ? 6 : 1) * line.length)
+                break;
+            at = put_line(at, format, &line);
         }
-        int64_t most = HEAD_ROOM + (format->kind == OX_CRI ? length : 6 * length);
-        if (out + room - at < most)
-            break;
-        at = put_line(at, format, text, length, partial);
-        *used += taken;
+        ox_take_line(done, &line);
     }
     return at - out;
 }
 
-int64_t ox_format_file(const struct ox_format *format, int from, int64_t from_offset, int to, int64_t to_offset,
-                       int64_t *used) {
-    static char in[128 * 1024], out[1024 * 1024];
-    ssize_t got = pread(from, in, sizeof in, from_offset);
+int64_t ox_format_file(const struct ox_format *format, int from, int64_t from_offset, int64_t size, int to,
+                       int64_t to_offset, struct ox_formatted *done) {
+    static char in[OX_BLOCK], out[4 * OX_BLOCK];
+    ssize_t got = pread(from, in, size < OX_BLOCK ? (size_t)size : OX_BLOCK, from_offset);
     if (got < 0)
         return -errno;
-    int64_t size = ox_format(format, in, got, out, sizeof out, used);
-    for (int64_t done = 0; done < size;) {
-        ssize_t written = pwrite(to, out + done, (size_t)(size - done), to_offset + done);
-        if (written < 0 && errno == EINTR)
+    int64_t made = ox_format(format, in, got, out, sizeof out, done);
+    for (int64_t written = 0; written < made;) {
+        ssize_t some = pwrite(to, out + written, (size_t)(made - written), to_offset + written);
+        if (some < 0 && errno == EINTR)
             continue;
-        if (written < 0)
+        if (some < 0)
             return -errno;
-        done += written;
+        written += some;
     }
-    return size;
+    return made;
 }

@@ -7,10 +7,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 #define PIECE (256 * 1024)
+
+/* What was looked at of a pipe without being taken out. */
+static char peeked[64 * 1024];
 
 int64_t ox_splice(int pipe, int file, int64_t *offset, int64_t budget) {
     int64_t moved = 0;
@@ -32,36 +36,47 @@ int64_t ox_splice(int pipe, int file, int64_t *offset, int64_t budget) {
     return moved;
 }
 
-int64_t ox_copy(int pipe, int target, const int *scratch, int64_t budget) {
-    static char buffer[64 * 1024];
+/* Copies up to `most` bytes that are in a pipe to `peeked`; how many, 0 when there are none, or -errno. */
+static ssize_t peek(int pipe, const int *scratch, size_t most) {
+    ssize_t seen;
+    do
+        seen = tee(pipe, scratch[1], most, SPLICE_F_NONBLOCK);
+    while (seen < 0 && errno == EINTR);
+    if (seen < 0)
+        return errno == EAGAIN ? 0 : -errno;
+    ssize_t got = seen ? read(scratch[0], peeked, (size_t)seen) : 0;
+    return got < 0 ? -errno : got;
+}
+
+int64_t ox_copy(int pipe, int file, int64_t *offset, const int *scratch, int64_t budget) {
     int64_t moved = 0;
     while (moved < budget) {
         /* Looked at first and taken only once it is written, so that a kill between doubles and never loses. */
-        ssize_t seen = tee(pipe, scratch[1], sizeof buffer, SPLICE_F_NONBLOCK);
-        if (seen < 0 && errno == EINTR)
-            continue;
-        if (seen < 0 && errno != EAGAIN)
+        size_t most = budget - moved < (int64_t)sizeof peeked ? (size_t)(budget - moved) : sizeof peeked;
+        ssize_t got = peek(pipe, scratch, most);
+        if (got <= 0)
+            return moved ? moved : got;
+        ssize_t written = pwrite(file, peeked, (size_t)got, *offset);
+        if (written < 0)
             return moved ? moved : -errno;
-        if (seen <= 0)
-            break;
-        ssize_t got = read(scratch[0], buffer, (size_t)seen);
-        if (got < 0)
-            return moved ? moved : -errno;
-        ssize_t written = write(target, buffer, (size_t)got);
-        int error = errno;
-        for (ssize_t taken = 0; written > 0 && taken < written;) {
-            ssize_t more = read(pipe, buffer, (size_t)(written - taken));
+        for (ssize_t taken = 0; taken < written;) {
+            ssize_t more = read(pipe, peeked, (size_t)(written - taken));
             if (more <= 0)
                 return -EIO;
             taken += more;
         }
-        if (written < 0)
-            return moved || error == EAGAIN ? moved : -error;
+        *offset += written;
         moved += written;
-        if (written < got)
-            break;
     }
     return moved;
+}
+
+int64_t ox_line_end(int pipe, const int *scratch) {
+    ssize_t got = peek(pipe, scratch, sizeof peeked);
+    if (got <= 0)
+        return got;
+    const char *newline = memchr(peeked, '\n', (size_t)got);
+    return newline ? newline + 1 - peeked : 0;
 }
 
 int64_t ox_discard(int pipe, int null, int64_t budget) {
@@ -75,4 +90,8 @@ int64_t ox_discard(int pipe, int null, int64_t budget) {
         moved += got;
     }
     return moved;
+}
+
+int ox_punch(int file, int64_t offset, int64_t size) {
+    return fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size) < 0 ? -errno : 0;
 }

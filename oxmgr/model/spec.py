@@ -168,6 +168,18 @@ def log_paths(spec: Spec, index: int, logs: str) -> tuple[str, str]:
     return _numbered(out, index), _numbered(err, index)
 
 
+def shared_log(specs: list[Spec], logs: str) -> tuple[str, str, str] | None:
+    """A file that two apps would write to, and their names."""
+    owners: dict[str, str] = {}
+    own = {spec.name for spec in specs if spec.log_file or spec.error_log_file}
+    for spec in specs if own else ():
+        for index in range(spec.instances if spec.logs.sink == "file" else 0):
+            for path in log_paths(spec, index, logs):
+                if owners.setdefault(path, spec.name) != spec.name and not path.startswith("/dev/"):
+                    return path, owners[path], spec.name
+    return None
+
+
 def _numbered(path: str, index: int) -> str:
     if index == 0 or path.startswith("/dev/"):
         return path

@@ -65,7 +65,7 @@ class Fleet:
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
-        trees.emptied = lambda instance: self.send(instance, Emptied())
+        trees.emptied = self._emptied
         launcher.later = self.send
 
     def __iter__(self) -> "Iterator[Instance]":
@@ -274,14 +274,24 @@ class Fleet:
 
     def ended(self, instance: Instance, code: int | None, number: int | None, *, empty: bool) -> None:
         """Its main process has, and is let go. What it printed is in its log before anybody is told."""
-        for output in dict.fromkeys(instance.outputs.values()):
-            output.drain()
+        self._take_last_lines(instance, empty)
         held = self._held.get(instance)
         if isinstance(held, Stop):
             # It was to be stopped as soon as others are down; it must not be started for that.
             del self._held[instance]
             self.send(instance, held)
         self.send(instance, self.launcher.end_of(instance, code, number, empty))
+
+    def _emptied(self, instance: Instance) -> None:
+        self._take_last_lines(instance, True)
+        self.send(instance, Emptied())
+
+    def _take_last_lines(self, instance: Instance, empty: bool) -> None:
+        for output in dict.fromkeys(instance.outputs.values()):
+            if empty:
+                output.finish()
+            else:
+                output.drain()
 
     def view(self, instance: Instance) -> messages.InstanceView:
         return view(instance, self._places)

@@ -7,7 +7,7 @@ from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Timer
-    from oxmgr.supervisor.outputs import Output
+    from oxmgr.supervisor.outputs import Direct, Output
     from oxmgr.supervisor.process import Process
 
 
@@ -18,13 +18,13 @@ class Instance:
     an earlier daemon's child. The launcher's: `cgroup` is its folder or "", `limited` what that folder has of limits,
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
-    `pending`: a start is being prepared, `outputs` what its fds 1 and 2 go to,
+    `pending`: a start is being prepared, `outputs` what its fds 1 and 2 go to (`wired`: by what its spec said then),
     `warnings` what of its spec this host does not hold. The fleet's: the others.
     """
 
     __slots__ = (
         *("app", "cgroup", "foreign", "generation", "index", "leaving", "limited", "network", "ooms", "pending"),
-        *("outputs", "process", "session", "started_at", "state", "ticks", "timer", "warnings", "worn"),
+        *("outputs", "process", "session", "started_at", "state", "ticks", "timer", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int) -> None:
@@ -41,7 +41,8 @@ class Instance:
         self.ooms = (0, 0)
         self.network = -1
         self.pending = False
-        self.outputs: dict[int, Output] = {}
+        self.outputs: dict[int, Output | Direct] = {}
+        self.wired: object = None
         self.warnings: list[str] = []
         self.started_at = 0.0
         self.ticks = 0

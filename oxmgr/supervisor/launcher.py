@@ -202,24 +202,45 @@ class Launcher:
         return Exited(code, number, empty, 1, f"out of memory, killed by the kernel: {why}{shown}")
 
     def open_outputs(self, instance: "Instance") -> None:
-        """StartError when there can be no pipes."""
-        if instance.outputs:
+        """Have them as its spec says. StartError when there can be no pipes."""
+        spec = instance.app.spec
+        wired = (spec.logs, spec.log_file, spec.error_log_file, spec.sandbox.uid)
+        if instance.outputs and wired == instance.wired:
             return
+        self._close_outputs(instance)
         try:
             instance.outputs = self._outputs.make(instance)
+            instance.wired = wired
         except OSError as error:
             what = f"{error.filename or 'a pipe'}: {error.strerror}"
             raise StartError(f"cannot start {instance.name}: make the pipes of its output: {what}", 0) from None
+
+    def connect(self, instance: "Instance") -> None:
+        """The same for what runs already, also after a change of its spec that needs no new process."""
+        try:
+            self.open_outputs(instance)
+        except StartError as error:
+            instance.warnings.append(str(error))
+
+    def pick_up(self, instance: "Instance") -> None:
+        """It does not run, and a daemon before may have been killed over its last lines."""
+        if self._outputs.has_left(instance):
+            self.connect(instance)
+            self.put_away(instance)
+
+    def _close_outputs(self, instance: "Instance") -> None:
+        for output in dict.fromkeys(instance.outputs.values()):
+            output.drain()
+            output.close()
+        instance.outputs = {}
 
     def put_away(self, instance: "Instance") -> None:
         """It is down: its cgroup goes, and its pipes when all that it printed has arrived."""
         outputs = dict.fromkeys(instance.outputs.values())
         for output in outputs:
-            output.drain()
-        if not any(output.pipe.waiting() for output in outputs):
-            for output in outputs:
-                output.close()
-            instance.outputs = {}
+            output.finish()
+        if all(output.is_empty() for output in outputs):
+            self._close_outputs(instance)
         if instance.cgroup:
             self._trees.tidy(instance.cgroup)
             instance.cgroup = ""
@@ -227,8 +248,7 @@ class Launcher:
 
     def forget(self, instance: "Instance") -> None:
         self.put_away(instance)
-        for output in dict.fromkeys(instance.outputs.values()):
-            output.close()
+        self._close_outputs(instance)
         self._outputs.remove(instance)
         if instance.network >= 0:
             os.close(instance.network)

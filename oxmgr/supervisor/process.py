@@ -10,7 +10,7 @@ from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oxmgr.supervisor.outputs import Output
+    from oxmgr.supervisor.outputs import Direct, Output
 
 UMASK = 0o022
 
@@ -73,7 +73,7 @@ def start(
     given: list[int],
     *,
     stdin: str,
-    outputs: "dict[int, Output]",
+    outputs: "dict[int, Output | Direct]",
     cgroup: int = -1,
     network: int = -1,
 ) -> Process:

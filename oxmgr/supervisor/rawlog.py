@@ -1,4 +1,4 @@
-"""A log file that holds the very bytes of an app. Owns the file, its index, its rotation; one writer, by flock(2).
+"""A log file that holds the very bytes of an app. Owns the file and its rotation; one writer, by flock(2).
 
 No other name of the app's is ever written: a symbolic link in a log's place is refused, since who may write to the
 folder could lead root anywhere by it.
@@ -10,185 +10,162 @@ import os
 import stat
 import time
 
-from oxmgr.model.logindex import COMPRESSED, ENTRY_SIZE, HEAD_SIZE, ROTATED, SUFFIX, head_inode, pack_entry, pack_head
-from oxmgr.model.spec import Logs
+from oxmgr.model.logindex import ROTATED, SUFFIX
+from oxmgr.supervisor.archive import ASIDE
+from oxmgr.supervisor.logtimes import Times
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from oxmgr.model.spec import Logs
+    from oxmgr.supervisor.archive import Archive
     from oxmgr.supervisor.native import Pipe
 
 MIB = 1024 * 1024
 DAY_NS = 24 * 3600 * 10**9
 MODE = 0o640
-ENTRY_EVERY_NS = 5_000_000
-"""Lines that come within this time share an entry, so that the index of an app that prints all the time stays small."""
 HARD_CAP = 2
 """A file that has no end of a line by so many times max_size_mb is rotated in the middle of one."""
+ROTATION_RETRY_NS = 10 * 10**9
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""The disk has no room or fails, or there are no file descriptors."""
 
 
 class RawLog:
-    """`path` is absolute. `rotated` is called with the name of a file that was just put aside."""
+    """`path` is absolute. `trouble` says why it is not rotated, or ""."""
 
-    def __init__(self, path: str, logs: Logs, rotated: "Callable[[str], None]") -> None:
+    behind = False
+    """Whether bytes have left the pipe that are not where they go."""
+
+    def __init__(self, path: str, logs: "Logs", archive: "Archive") -> None:
         self.path = path
         self.logs = logs
-        self.rotated = rotated
-        self._fd = -1
-        self._index = -1
-        self._inode = 0
-        self._offset = 0
-        self._first_ns = 0
-        self._noted_ns = 0
-
-    @property
-    def is_open(self) -> bool:
-        return self._fd >= 0
+        self.trouble = ""
+        self.fd = -1
+        self.inode = 0
+        self.offset = 0
+        self._archive = archive
+        self._times = Times(path)
+        self._taken_up = False
+        self._not_before_ns = 0
 
     def move(self, pipe: "Pipe", budget: int) -> int:
         """Up to so many bytes of the pipe into the file; 0 when there are none. OSError when they stay in the pipe."""
         self.prepare()
-        before = pipe.offset = self._offset
+        if self._is_due() and not self.at_line_end() and not self._not_before_ns:
+            # Up to the end of the line that it ends in, so that the next move begins with a rotation.
+            budget = pipe.line_end() or budget
+        before = pipe.offset = self.offset
         try:
-            moved = pipe.splice(self._fd, budget)
+            moved = pipe.splice(self.fd, budget)
         finally:
-            self._offset = pipe.offset
+            self.offset = pipe.offset
         if moved:
-            self._note(before)
+            self._times.note(before, time.time_ns())
         return moved
+
+    def wrote(self, size: int, now: int) -> None:
+        """Somebody else has written so many bytes at `offset`."""
+        self._times.note(self.offset, now)
+        self.offset += size
+
+    def notice(self, text: str) -> None:
+        """A line of ours."""
+        self.prepare()
+        data = f"{text}\n".encode()
+        if not self.at_line_end():
+            data = b"\n" + data
+        self.offset += os.pwrite(self.fd, data, self.offset)
+
+    def finish(self) -> None:
+        """Its app has ended: there is nothing that waits for the end of a line."""
+
+    def again(self) -> float | None:
+        """When to move again though nothing new has come."""
+        return None
+
+    def passes(self, error: OSError) -> bool:
+        """Whether it may be better later; if not, the path is no place for a log."""
+        return error.errno in PASSING
 
     def prepare(self) -> None:
         """Have the file open, its offset right, and not too large. OSError."""
-        if self._fd < 0:
+        self.open()
+        if self._is_due() and (self.at_line_end() or self._is_over_cap()):
+            self._try_to_rotate()
+
+    def open(self) -> None:
+        """Have the file open and its offset right. OSError."""
+        if self.fd < 0:
             self._open()
-        found = os.fstat(self._fd)
+        found = os.fstat(self.fd)
         if not found.st_nlink:
             # Somebody has removed it.
             self.close()
             self._open()
-        elif found.st_size < self._offset:
+        elif found.st_size < self.offset:
             # Somebody has emptied it (logrotate's copytruncate): its times were those of the bytes that are gone.
-            self._offset = found.st_size
-            self._start_index()
-        if self._is_due():
-            self._rotate()
-
-    def append(self, data: bytes) -> None:
-        """Words of ours, at a line's beginning."""
-        self.prepare()
-        if self._offset and os.pread(self._fd, 1, self._offset - 1) != b"\n":
-            data = b"\n" + data
-        self._offset += os.pwrite(self._fd, data, self._offset)
-
-    def reopen(self) -> None:
-        """Somebody has renamed the file, and wants a fresh one."""
-        self.close()
+            self.offset = found.st_size
+            self._times.start(self.inode)
+        else:
+            # Somebody may have added to it, which is not overwritten.
+            self.offset = found.st_size
 
     def empty(self) -> None:
         """Cut it to nothing; rotated ones stay."""
-        self.prepare()
-        os.ftruncate(self._fd, 0)
-        self._offset = 0
-        self._start_index()
+        self.open()
+        os.ftruncate(self.fd, 0)
+        self.offset = 0
+        self._times.start(self.inode)
+
+    def leave(self) -> None:
+        """It is closed, and what has not arrived goes to another."""
+        self.close()
 
     def close(self) -> None:
-        for fd in (self._fd, self._index):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._index = -1
+        self._times.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
-    # --- opening ---
+    def at_line_end(self) -> bool:
+        return not self.offset or os.pread(self.fd, 1, self.offset - 1) == b"\n"
 
     def _open(self) -> None:
-        fd = open_log(self.path)
-        try:
-            self._inode, self._offset = os.fstat(fd).st_ino, os.fstat(fd).st_size
-            self._fd = fd
-            self._open_index()
-        except OSError:
-            os.close(fd)
-            self._fd = -1
-            raise
-
-    def _open_index(self) -> None:
-        """One that is another file's goes to that, if a kill has come between the renames of a rotation; one that is
-        ahead of its file or torn is cut. What cannot be had is done without."""
-        path = f"{self.path}{SUFFIX}"
-        self._index, self._first_ns, self._noted_ns = -1, 0, 0
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_APPEND, MODE)
-        except OSError:
-            return
-        size = os.fstat(fd).st_size
-        inode = head_inode(os.pread(fd, HEAD_SIZE, 0))
-        if inode != self._inode and inode is not None:
-            os.close(fd)
-            self._give_index_back(path, inode)
-            self._open_fresh_index(path)
-            return
-        self._index = fd
-        whole = HEAD_SIZE + (size - HEAD_SIZE) // ENTRY_SIZE * ENTRY_SIZE
-        while whole > HEAD_SIZE and int.from_bytes(os.pread(fd, 8, whole - ENTRY_SIZE), "little") > self._offset:
-            whole -= ENTRY_SIZE
-        if inode is None:
-            self._start_index()
-            return
-        if whole != size:
-            os.ftruncate(fd, whole)
-        if whole > HEAD_SIZE:
-            self._first_ns = int.from_bytes(os.pread(fd, 8, HEAD_SIZE + 8), "little")
-
-    def _open_fresh_index(self, path: str) -> None:
-        try:
-            self._index = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_APPEND, MODE)
-        except OSError:
-            return
-        self._start_index()
-
-    def _give_index_back(self, path: str, inode: int) -> None:
-        for rotated in rotated_files(self.path):
-            try:
-                if os.stat(rotated).st_ino == inode:
-                    os.rename(path, f"{rotated}{SUFFIX}")
-                    return
-            except OSError:
-                continue
-        os.unlink(path)
-
-    def _start_index(self) -> None:
-        self._first_ns = self._noted_ns = 0
-        if self._index >= 0:
-            try:
-                os.ftruncate(self._index, 0)
-                os.write(self._index, pack_head(self._inode))
-            except OSError:
-                os.close(self._index)
-                self._index = -1
-
-    def _note(self, offset: int) -> None:
-        now = time.time_ns()
-        if not self._first_ns:
-            self._first_ns = now
-        if self._index < 0 or 0 <= now - self._noted_ns < ENTRY_EVERY_NS:
-            return
-        self._noted_ns = now
-        try:
-            os.write(self._index, pack_entry(offset, now))
-        except OSError:
-            # Its disk is full: the bytes themselves are what counts.
-            return
+        self.fd = open_log(self.path)
+        found = os.fstat(self.fd)
+        self.inode, self.offset = found.st_ino, found.st_size
+        self._times.open(self.inode, self.offset)
+        if self.offset and not 0 < self._times.first_ns <= time.time_ns():
+            self._times.first_ns = found.st_mtime_ns
+        if not self._taken_up:
+            self._taken_up = True
+            self._archive.take_up(self.path, self.logs)
 
     # --- rotation ---
 
     def _is_due(self) -> bool:
-        logs = self.logs
-        size = logs.max_size_mb * MIB
-        old = logs.max_days and self._first_ns and time.time_ns() - self._first_ns > logs.max_days * DAY_NS
-        if not self._offset or not (old or (size and self._offset >= size)):
+        size, days, first = self.logs.max_size_mb * MIB, self.logs.max_days, self._times.first_ns
+        if not self.offset:
             return False
-        at_line_end = os.pread(self._fd, 1, self._offset - 1) == b"\n"
-        return at_line_end or bool(size and self._offset >= HARD_CAP * size)
+        if size and self.offset >= size:
+            return True
+        return bool(days and first and time.time_ns() - first > days * DAY_NS)
+
+    def _is_over_cap(self) -> bool:
+        size = self.logs.max_size_mb * MIB
+        return bool(size and self.offset >= HARD_CAP * size)
+
+    def _try_to_rotate(self) -> None:
+        """A file that cannot be rotated, for its folder is not ours to write to, is still one that takes lines."""
+        if time.time_ns() < self._not_before_ns:
+            return
+        try:
+            self._rotate()
+            self.trouble, self._not_before_ns = "", 0
+        except OSError as error:
+            self.trouble = f"{self.path} cannot be rotated: {error.strerror}"
+            self._not_before_ns = time.time_ns() + ROTATION_RETRY_NS
+            self.open()
 
     def _rotate(self) -> None:
         """In an order that a kill at any point survives:
@@ -199,7 +176,16 @@ class RawLog:
         4. the fresh one gets the name; without this step the next writer makes one
         5. the old one is let go, compressed, and those that are too many removed
         """
-        aside = f"{self.path}{ROTATED}next"
+        try:
+            is_named = os.stat(self.path, follow_symlinks=False).st_ino == self.inode
+        except FileNotFoundError:
+            is_named = False
+        if not is_named:
+            # Somebody has renamed it: then it is not ours to put aside.
+            self.close()
+            self._open()
+            return
+        aside = f"{self.path}{ASIDE}"
         try:
             os.unlink(aside)
         except FileNotFoundError:
@@ -216,12 +202,15 @@ class RawLog:
             os.rename(f"{self.path}{SUFFIX}", f"{name}{SUFFIX}")
         except OSError:
             pass
-        os.rename(aside, self.path)
         self.close()
-        self._fd, self._inode, self._offset = fresh, os.fstat(fresh).st_ino, 0
-        self._open_index()
-        prune(self.path, self.logs)
-        self.rotated(name)
+        try:
+            os.rename(aside, self.path)
+        except OSError:
+            os.close(fresh)
+            raise
+        self.fd, self.inode, self.offset = fresh, os.fstat(fresh).st_ino, 0
+        self._times.open(self.inode, 0)
+        self._archive.put(self.path, self.logs, name)
 
     def _free_name(self) -> str:
         now = time.time_ns()
@@ -244,6 +233,9 @@ def open_log(path: str) -> int:
         if found.st_nlink > 1 and found.st_uid != os.geteuid():
             raise OSError(errno.EPERM, "it is another name of somebody else's file", path)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not found.st_size and found.st_uid == os.geteuid():
+            # The daemon's umask is stricter.
+            os.fchmod(fd, MODE)
     except BlockingIOError:
         os.close(fd)
         raise OSError(errno.EBUSY, "another process writes to it", path) from None
@@ -251,29 +243,3 @@ def open_log(path: str) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def rotated_files(path: str) -> list[str]:
-    """The rotated files of a log, compressed or not, oldest first."""
-    folder, _, name = path.rpartition("/")
-    start = f"{name}{ROTATED}"
-    try:
-        names = sorted(one for one in os.listdir(folder or "/") if one.startswith(start))
-    except OSError:
-        return []
-    return [f"{folder}/{one}" for one in names if not one.endswith((SUFFIX, "next", ".part"))]
-
-
-def prune(path: str, logs: Logs) -> None:
-    """Remove the rotated files that are too many or too old, with their indexes."""
-    files = rotated_files(path)
-    now = time.time()
-    keep = max(0, logs.max_files)
-    for number, file in enumerate(files):
-        try:
-            old = logs.max_days and now - os.stat(file).st_mtime > logs.max_days * 86400
-            if number < len(files) - keep or old:
-                os.unlink(file)
-                os.unlink(f"{file.removesuffix(COMPRESSED)}{SUFFIX}")
-        except OSError:
-            continue

@@ -60,9 +60,12 @@ def resume(
             if not wanted:
                 stop.append(instance)
         elif _has_left(fleet, instance, old, folders.get(instance.folder, [])):
+            fleet.launcher.connect(instance)
             fleet.send(instance, Remains())
-        elif wanted and instance.state.status == is_.STOPPED:
-            start.append(instance)
+        else:
+            fleet.launcher.pick_up(instance)
+            if wanted and instance.state.status == is_.STOPPED:
+                start.append(instance)
     fleet.trees.clean({instance.cgroup for instance in fleet})
     fleet.bring_down(stop, Stop())
     return start
@@ -82,7 +85,7 @@ def _adopt(fleet: "Fleet", loop: "Loop", instance: "Instance", seen: "Observed")
         main.close()
         return False
     fleet.trees.take(instance, main)
-    fleet.launcher.open_outputs(instance)
+    fleet.launcher.connect(instance)
     if instance.app.spec.sandbox.private_network:
         instance.network = network_of(main.pid)
     instance.started_at, instance.ticks = seen.started_at, seen.ticks
