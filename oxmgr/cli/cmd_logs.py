@@ -8,11 +8,11 @@ from oxmgr.cli.context import ask, my_places, show_done
 from oxmgr.cli.logfilter import Grep, Kinds, Level, last_runs
 from oxmgr.cli.logprint import JSON, RAW, TEXT, Printer, through_pager
 from oxmgr.cli.logsources import KINDS, Sources
-from oxmgr.cli.output import wants_colour
+from oxmgr.cli.output import wants_colour, warn
 from oxmgr.cli.parser import Args, Usage
 from oxmgr.client.connection import connect
 from oxmgr.client.logchain import Chain
-from oxmgr.client.logfile import BLOCK, LogFile, Run
+from oxmgr.client.logfile import BLOCK, FIRST_BLOCK, LogFile, Run
 from oxmgr.client.logmerge import merge, merge_backward
 from oxmgr.model.codec import replace
 from oxmgr.model.messages import DONE, NO_SUCH_APP, Done
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_LINES = 20
 MEMORY = 64 * 1024 * 1024
 SMALLEST_BLOCK = 16 * 1024
+MANY = 64
 
 
 def run(args: Args) -> int:
@@ -32,6 +33,7 @@ def run(args: Args) -> int:
         return _tell_writer(args)
     wanted = Wanted(args)
     places = my_places()
+    _raise_fd_limit()
     sources = Sources(places, wanted.kinds)
     terminal = os.isatty(1)
     printer = Printer(wanted.mode, sys.stdout.buffer, times=args.flag("time"), colour=wants_colour(1), protect=terminal)
@@ -116,6 +118,11 @@ class Wanted:
 
 def _show(chains: list[Chain], printer: Printer, wanted: Wanted) -> None:
     LogFile.block = max(SMALLEST_BLOCK, min(BLOCK, MEMORY // max(1, len(chains))))
+    if len(chains) > MANY:
+        LogFile.first_block = FIRST_BLOCK // 8
+    for chain in chains:
+        if chain.live is None and chain.trouble:
+            warn(f"{chain.path}: {chain.trouble}")
     printer.names = len({chain.source.name for chain in chains}) > 1
     if wanted.lines is None:
         printer.show(merge(map(wanted.forward, chains)))
@@ -150,6 +157,14 @@ def _show_in_pager(sources: Sources, printer: Printer, wanted: Wanted, code: int
     os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
     os.waitpid(pid, 0)
     return code
+
+
+def _raise_fd_limit() -> None:
+    """Each log takes two: its file and its index."""
+    from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+
+    _, hard = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (hard, hard))
 
 
 def _tell_writer(args: Args) -> int:

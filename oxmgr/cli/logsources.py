@@ -11,6 +11,7 @@ from oxmgr.client.logfile import Source
 from oxmgr.client.saved import read_saved
 from oxmgr.model.messages import DONE, NO_DAEMON, NO_SUCH_APP, GetInstances, Instances, InstanceView
 from oxmgr.model.places import Places
+from oxmgr.model.spec import Spec, log_paths
 
 KINDS = ("out", "err")
 
@@ -50,11 +51,13 @@ class Sources:
         """Those of these instances that were not there yet."""
         taken: list[tuple[str, Source]] = []
         for view in views:
-            paths = {"out": view.log_file, "err": view.error_log_file}
+            out, err = view.log_file, view.error_log_file
+            plain = _default_paths(view.app, view.instance, self._places)
             for kind in self._kinds:
-                path = paths[kind]
-                shared = paths["out"] == paths["err"]
-                taken += self.add(path, view.name, view.app, view.instance, "" if shared else kind)
+                at = KINDS.index(kind)
+                taken += self.add((out, err)[at], view.name, view.app, view.instance, "" if out == err else kind)
+                # Where it goes when it cannot go where it was asked to, and where it went before it was asked to.
+                taken += self.add(plain[at], view.name, view.app, view.instance, kind)
         return taken
 
     def add(self, path: str, name: str, app: str, instance: int, kind: str) -> "list[tuple[str, Source]]":
@@ -68,15 +71,21 @@ class Sources:
         """Those of an app that is not there any more, by their names; whether there are any."""
         found = False
         app, _, number = target.partition(":")
-        for kind in self._kinds:
-            path = f"{self._places.logs}/{target}.{kind}.log"
-            if "/" not in target and (os.path.exists(path) or self.folders.rotated(path)):
-                self.add(path, target, app, int(number) if number.isdecimal() else 0, kind)
+        if "/" in target or not (number or "0").isdecimal():
+            return False
+        for kind, path in zip(KINDS, _default_paths(app, int(number or 0), self._places), strict=True):
+            if kind in self._kinds and (os.path.exists(path) or self.folders.rotated(path)):
+                self.add(path, target, app, int(number or 0), kind)
                 found = True
         return found
 
     def chains(self) -> list[Chain]:
         return [Chain(path, source, self.folders) for path, source in self.found.items()]
+
+
+def _default_paths(app: str, index: int, places: Places) -> tuple[str, str]:
+    """Where it prints to when it was not asked to do so anywhere else."""
+    return log_paths(Spec(app, "", [], "/"), index, places.logs)
 
 
 def _ask(connection: Connection, targets: list[str]) -> tuple[list[InstanceView], Refused | None]:

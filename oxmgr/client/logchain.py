@@ -1,7 +1,9 @@
 """The files that a log consists of, as one: rotated ones, oldest first, and the one that is written to."""
 
+import errno
 import os
 import time
+from _stat import S_ISREG
 
 from oxmgr.client.logfile import BLOCK, LogFile, Run, Source, open_regular
 from oxmgr.model.logindex import COMPRESSED, ROTATED, SUFFIX
@@ -101,8 +103,16 @@ class Chain:
         return self.rotated[-1] if self.rotated else ""
 
     @property
-    def exists(self) -> bool:
-        return self.live is not None or bool(self.rotated)
+    def trouble(self) -> str:
+        """Why it cannot be read, if it is there."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return error.strerror or ""
+        denied = S_ISREG(found.st_mode) and not os.access(self.path, os.R_OK)
+        return os.strerror(errno.EACCES) if denied else ""
 
     def hold_partial(self) -> None:
         """Leave the last line to the follower when it has no newline yet."""

@@ -4,6 +4,7 @@ Memory is bounded whatever the file holds: of a line longer than LINE_LIMIT only
 read again when it is shown.
 """
 
+import errno
 import os
 from _stat import S_ISREG
 
@@ -82,6 +83,7 @@ class LogFile:
     is read at once: less of each when there are many."""
 
     block = BLOCK
+    first_block = FIRST_BLOCK
 
     def __init__(
         self, fd: int, source: Source, index_paths: "tuple[str, ...]" = (), *, compressed: bool = False
@@ -232,7 +234,7 @@ class LogFile:
 
     def backward(self, end: int, begin: int = 0) -> "Iterator[Run]":
         """The lines that end there, the last ones first; within a run they are in order."""
-        block = FIRST_BLOCK
+        block = self.first_block
         while end > begin:
             at = max(begin, end - block)
             data = os.pread(self.fd, end - at, at)
@@ -324,10 +326,12 @@ def split_lines(data: bytes) -> list[bytes]:
 
 
 def open_regular(path: str) -> int:
-    """-1 when it is not there, or is no file that has an end and can be read again."""
+    """-1 when it is not there, not ours to read, or no file that has an end and can be read again."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         return -1
     if S_ISREG(os.fstat(fd).st_mode):
         return fd
