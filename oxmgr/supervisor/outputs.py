@@ -166,9 +166,10 @@ class Output:
 
     def _cannot(self, error: OSError, budget: int) -> int:
         path, passes = error.filename or self.log.path, self.log.passes(error)
-        if not passes and not self._fallen:
+        other = None if passes or self._fallen else self._make(True)
+        if other is not None and other.path != self.log.path:
             self.log.leave()
-            self.log = self._make(True)
+            self.log = other
             self._wire()
             self._fallen = f"{path} cannot be its log: {error.strerror}; it goes to {self.log.path}"
             self._outputs.say(self._fallen)
