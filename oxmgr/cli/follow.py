@@ -8,7 +8,7 @@ from oxmgr.cli.logprint import Printer
 from oxmgr.cli.logsources import Sources
 from oxmgr.cli.output import warn
 from oxmgr.client.connection import Connection, NoDaemon, Refused, connect
-from oxmgr.client.inotify import CREATE, DELETE_SELF, IGNORED, MOVE_SELF, MOVED_TO, Inotify
+from oxmgr.client.inotify import CREATE, DELETE, MOVED_TO, FolderWatch
 from oxmgr.client.logchain import NOT_LOGS, Chain, open_live, rotated_at
 from oxmgr.client.logfile import Run, Source
 from oxmgr.client.logfollow import Follower
@@ -48,17 +48,17 @@ class Follow:
         self._targets = targets or []
         self._followers: dict[str, Follower] = {}
         self._filters: dict[str, Filter] = {}
-        self._inotify = self._open_inotify()
-        self._watched: set[str] = set()
-        self._wanted: set[str] = {places.run}
+        self._folders = self._open_inotify()
         self._before = _sizes(places.logs)
         self._daemon: Connection | None = None
         self._tries: tuple[float, ...] = ()
         self._try_at = 0.0
 
-    def _open_inotify(self) -> Inotify | None:
+    def _open_inotify(self) -> FolderWatch | None:
         try:
-            return Inotify()
+            watch = FolderWatch()
+            watch.want(self._places.run)
+            return watch
         except OSError as error:
             warn(f"{error.strerror}; until then files are looked at every {WITHOUT_INOTIFY_MS} ms")
             return None
@@ -70,24 +70,24 @@ class Follow:
     def _add(self, follower: Follower) -> None:
         self._followers[follower.path] = follower
         self._filters[follower.path] = self._filter_of()
-        self._wanted.add(os.path.dirname(follower.path))
+        if self._folders is not None:
+            self._folders.want(os.path.dirname(follower.path))
 
     def run(self, until: int = -1) -> None:
         """Until that fd becomes readable, if there is one, and what was printed before that has been shown."""
         poll = select.poll()
-        for fd in (until, self._inotify.fd if self._inotify is not None else -1):
+        for fd in (until, self._folders.fd if self._folders is not None else -1):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
-        self._watch()
         self._connect(poll)
         dirty = dict.fromkeys(self._followers.values())
         while True:
             behind = self._show(dirty)
             ready = {fd for fd, _ in poll.poll(0 if behind else self._timeout())}
             dirty = dict.fromkeys(behind)
-            if self._inotify is not None and self._inotify.fd in ready:
-                dirty |= self._look_at_events(self._inotify)
-            elif self._inotify is None or until in ready:
+            if self._folders is not None and self._folders.fd in ready:
+                dirty |= self._look_at_events(self._folders)
+            elif self._folders is None or until in ready:
                 dirty = dict.fromkeys(self._followers.values())
             if self._daemon is not None and self._daemon.fileno() in ready:
                 dirty |= self._hear(poll, self._daemon)
@@ -101,7 +101,7 @@ class Follow:
                 return
 
     def _timeout(self) -> int | None:
-        waits = [] if self._inotify is not None else [WITHOUT_INOTIFY_MS]
+        waits = [] if self._folders is not None else [WITHOUT_INOTIFY_MS]
         if self._tries:
             waits.append(max(0, int((self._try_at - time.monotonic()) * 1000) + 1))
         return min(waits, default=None)
@@ -137,47 +137,31 @@ class Follow:
 
     # --- files ---
 
-    def _watch(self) -> None:
-        """Every folder; of one that is not there, the nearest above it, until it comes."""
-        if self._inotify is None:
-            return
-        for wanted in self._wanted:
-            folder = wanted
-            while folder not in self._watched:
-                if self._inotify.watch(folder):
-                    self._watched.add(folder)
-                    # It may have come between the look at it and the watch above it.
-                    folder = wanted
-                elif folder == "/":
-                    break
-                else:
-                    folder = os.path.dirname(folder)
-
-    def _look_at_events(self, inotify: Inotify) -> "dict[Follower, None]":
+    def _look_at_events(self, watch: FolderWatch) -> "dict[Follower, None]":
         dirty: dict[Follower, None] = {}
-        for folder, name, mask in inotify.read():
-            if not folder or mask & (IGNORED | DELETE_SELF | MOVE_SELF):
-                # Events were lost, or a folder was: nothing is known.
-                self._watched.clear()
+        for folder, name, mask in watch.look():
+            if not folder:
                 dirty = dict.fromkeys(self._followers.values())
                 continue
-            if mask & (CREATE | MOVED_TO):
-                if f"{folder}/{name}" == self._places.socket:
-                    self._try_in(CONNECT_AFTER)
-                if not self._watched.issuperset(self._wanted):
-                    dirty = dict.fromkeys(self._followers.values())
-            follower = self._followers.get(f"{folder}/{name.removesuffix(SUFFIX)}")
-            if follower is not None:
-                dirty[follower] = None
+            path = f"{folder}/{name}"
+            if path == self._places.socket and mask & (CREATE | MOVED_TO):
+                self._try_in(CONNECT_AFTER)
+            follower = self._find(folder, name)
+            if follower is None:
                 continue
-            log, _, stamp = name.rpartition(ROTATED)
-            follower = self._followers.get(f"{folder}/{log}")
-            if follower is not None:
-                dirty[follower] = None
-                if mask & (CREATE | MOVED_TO) and not stamp.endswith(NOT_LOGS):
-                    follower.was_rotated(f"{folder}/{name.removesuffix(COMPRESSED)}")
-        self._watch()
+            dirty[follower] = None
+            stamp = path.removeprefix(follower.path)
+            if mask & DELETE and not stamp:
+                watch.suspect(folder)
+                dirty = dict.fromkeys(self._followers.values())
+            elif stamp[:1] == ROTATED and mask & (CREATE | MOVED_TO) and not stamp.endswith(NOT_LOGS):
+                follower.was_rotated(path.removesuffix(COMPRESSED))
         return dirty
+
+    def _find(self, folder: str, name: str) -> Follower | None:
+        """Whose file it is: a log, its index, a rotated one, or one that logrotate has called `NAME.1`, `NAME-DATE`."""
+        logs = [name.removesuffix(SUFFIX), *(name.rpartition(mark)[0] for mark in (ROTATED, ".", "-"))]
+        return next((self._followers[path] for log in logs if (path := f"{folder}/{log}") in self._followers), None)
 
     # --- instances that come later ---
 
@@ -227,7 +211,6 @@ class Follow:
         taken = self._sources.take(list(filter(self._is_meant, reply.instances)))
         for path, source in taken:
             self._add(self._newcomer(path, source))
-        self._watch()
         return dict.fromkeys(self._followers[path] for path, _ in taken)
 
     def _is_meant(self, view: InstanceView) -> bool:

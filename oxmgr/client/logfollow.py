@@ -127,7 +127,8 @@ class Follower:
 
     def _was_truncated(self, file: LogFile) -> bool:
         first = file.first_time_ns
-        before, self._first_time_ns = self._first_time_ns, first or self._first_time_ns
+        # The writer empties the index before it writes anew: with no time there now, the next one tells nothing.
+        before, self._first_time_ns = self._first_time_ns, first
         return file.size < self._read_to or not self._mark_stands(file) or bool(before and first and first != before)
 
     def _remember(self, file: LogFile) -> None:
@@ -152,9 +153,12 @@ class Follower:
         try:
             there = os.stat(self.path)
         except OSError:
-            # Renamed or removed. If nothing follows, more may come to the one that we have.
-            return not self._unread()
-        return there.st_ino == self._file.inode
+            there = None
+        if there is not None and (there.st_ino == self._file.inode or there.st_size):
+            return there.st_ino == self._file.inode
+        # Renamed or removed, and what follows is not there or is empty (logrotate makes it before the writer is told):
+        # more may come to the one that we have.
+        return not self._unread()
 
     # --- from one to the next ---
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import resource
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from oxmgr.model.logindex import pack_entry, pack_head
-from tests.conftest import wait_until
+from tests.conftest import DEADLINE, wait_until
 from tests.integration.conftest import COMMAND, Ox
 
 SECOND = 10**9
@@ -255,3 +256,64 @@ def test_grep_and_level_choose_lines(empty: Ox) -> None:
 )
 def test_what_cannot_be_is_refused_and_said_how_it_can(empty: Ox, words: str, told: str) -> None:
     assert told in empty("logs", *words.split(), code=2).stderr
+
+
+# --- at a terminal ---
+
+
+def test_a_terminal_is_protected_but_from_raw(empty: Ox) -> None:
+    out, _ = logs_of(empty)
+    write_log(out, [(1000, b"\x1b[2J\xff\n")])
+    for words, want in ((["logs", "app"], "^[[2J\\xff\n"), (["logs", "app", "--raw"], "\x1b[2J")):
+        assert want in shown_at_terminal(empty, *words)
+
+
+def test_the_pager_gets_all_lines_and_may_be_left_before_the_end(empty: Ox) -> None:
+    out, _ = logs_of(empty)
+    write_log(out, [(1000, b"".join(b"%d\n" % number for number in range(100_000)))])
+    assert shown_at_terminal(empty, "logs", "app", "--pager", PAGER="tail -n 1; echo paged").endswith("99999\npaged\n")
+    assert shown_at_terminal(empty, "logs", "app", "--pager", PAGER="head -n 1").endswith("0\n")
+    assert "paged" not in empty("logs", "app", "--pager", "-n", "1", code=3).stdout
+
+
+def shown_at_terminal(ox: Ox, *words: str, **env: str) -> str:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [COMMAND, *words], env={**ox.env, "TERM": "xterm", **env}, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    text = b""
+    try:
+        while data := os.read(ours, 65536):
+            text += data
+    except OSError:
+        pass  # EIO: the last one that had it open has closed it (pty(7))
+    os.close(ours)
+    process.wait(DEADLINE)
+    return text.decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+# --- speed ---
+
+
+def test_a_large_log_is_answered_by_search_and_not_by_scan(empty: Ox) -> None:
+    out, _ = logs_of(empty)
+    block = b"".join(
+        b"%07d some line of a service that has much to say, as they have\n" % number for number in range(1000)
+    )
+    for number in range(20):
+        write_log(out, [(1000 + number, block)])
+        rotate(out, 1000.5 + number, compress=number < 10)
+    write_log(out, [(2000 + number, block) for number in range(2000)])
+    assert out.stat().st_size > 100_000_000
+    for words, lines in (
+        (["-n", "20"], 20),
+        (["--since", "@3998.5", "-n", "all"], 1000),
+        (["--since", "@3000.5", "--until", "@3001.5"], 1000),
+        (["--until", "@2500.5", "-n", "5"], 5),
+    ):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert empty("logs", "app", *words, code=3).stdout.count("\n") == lines
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Far more than it takes, and far less than looking through it all.
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3, words

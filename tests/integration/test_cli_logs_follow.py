@@ -2,6 +2,7 @@
 written, in order, nothing twice."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,3 +196,54 @@ def test_a_filter_is_for_what_comes_as_well(ox: Ox) -> None:
     following.count("at c")
     following.end()
     assert [line.split(" ", 2)[2] for line in following.lines] == ["ERROR b", "  at c"]
+
+
+def echo(ox: Ox, name: str = "app") -> None:
+    """An app that prints what it is sent."""
+    ox("start", 'while read line; do echo "$line"; done', "--name", name)
+
+
+def test_it_follows_over_a_logrotate_that_renames_and_one_that_truncates(ox: Ox) -> None:
+    echo(ox)
+    log = Path(f"{ox.home.places.logs}/app.out.log")
+    ox("send", "app", "1")
+    wait_until(lambda: ox.home.log("app") == "1\n", "the first line")
+    following = Following(ox, "app")
+    following.count("1\n")
+    log.rename(f"{log}.1")
+    ox("send", "app", "2")
+    following.count("2\n")
+    # As logrotate's `create` makes it, before the writer is told.
+    log.touch()
+    ox("send", "app", "3")
+    following.count("3\n")
+    ox("logs", "--reopen", "app")
+    ox("send", "app", "4")
+    following.count("4\n")
+    os.truncate(log, 0)
+    ox("send", "app", "5")
+    following.count("5\n")
+    assert "emptied: the logs of app" in ox("logs", "--flush", "app").stdout
+    assert log.read_bytes() == b""
+    ox("send", "app", "6")
+    following.count("6\n")
+    following.end()
+    assert following.lines == list("123456")
+
+
+def test_a_log_folder_that_is_removed_and_made_again_is_followed(ox: Ox) -> None:
+    folder = ox.folder / "deep" / "logs"
+    log = folder / "app.log"
+    ox.oxfile(f'[processes.app]\ncommand = "while read line; do echo $line; done"\nlog_file = "{log}"\n')
+    ox("start")
+    ox("send", "app", "1")
+    wait_until(lambda: log.exists() and log.read_text() == "1\n", "the first line")
+    following = Following(ox, "app")
+    following.count("1\n")
+    shutil.rmtree(ox.folder / "deep")
+    ox("send", "app", "2")
+    following.count("2\n")
+    ox("send", "app", "3")
+    following.count("3\n")
+    following.end()
+    assert following.lines == ["1", "2", "3"]
