@@ -70,7 +70,7 @@ class Fleet:
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
-        trees.emptied = lambda instance: self.send(instance, Emptied())
+        trees.emptied = self._emptied
         launcher.later = self.send
         launcher.claim = self._claim
         self._unclaimed: dict[int, tuple[int | None, int | None]] = {}
@@ -354,13 +354,25 @@ class Fleet:
             self._ended_here(instance, *end, self.trees.orphans())
 
     def ended(self, instance: Instance, code: int | None, number: int | None, *, empty: bool) -> None:
-        """Its main process has, and is let go."""
+        """Its main process has, and is let go. What it printed is in its log before anybody is told."""
+        self._take_last_lines(instance, empty)
         held = self._held.get(instance)
         if isinstance(held, Stop):
             # It was to be stopped as soon as others are down; it must not be started for that.
             del self._held[instance]
             self.send(instance, held)
         self.send(instance, self.launcher.end_of(instance, code, number, empty))
+
+    def _emptied(self, instance: Instance) -> None:
+        self._take_last_lines(instance, True)
+        self.send(instance, Emptied())
+
+    def _take_last_lines(self, instance: Instance, empty: bool) -> None:
+        for output in dict.fromkeys(instance.outputs.values()):
+            if empty:
+                output.finish()
+            else:
+                output.drain()
 
     def view(self, instance: Instance) -> messages.InstanceView:
         return view(instance, self._places)

@@ -147,36 +147,6 @@ def test_what_an_app_is_called_cannot_move_the_cursor(ox: Ox) -> None:
     assert "\x1b" not in ox("status", "app").stdout
 
 
-# --- logs ---
-
-
-def test_logs_show_the_last_lines_and_whose_they_are(ox: Ox) -> None:
-    ox("start", "seq 1 30; echo wrong >&2; exec sleep 1000", "--name", "a")
-    wait_until(lambda: "30" in ox.home.log("a") and ox.home.log("a", "err"), "the lines")
-    assert ox("logs", "a").stdout.split() == [*map(str, range(11, 31)), "wrong"]
-    assert ox("logs", "a", "-n", "2").stdout == "29\n30\nwrong\n"
-    assert ox("logs", "a", "-n2", "--out").stdout == "29\n30\n"
-    assert ox("logs", "a", "--lines=5", "--err").stdout == "wrong\n"
-    assert ox("logs", "a", "-n", "0").stdout == ""
-    ox("start", "echo b; exec sleep 1000", "--name", "b")
-    wait_until(lambda: ox.home.log("b"), "b's line")
-    assert ox("logs", "-n", "1").stdout == "a | 30\na | wrong\nb | b\n"
-
-
-def test_a_line_without_an_end_is_shown(ox: Ox) -> None:
-    ox("start", "printf 'a\\nthe prompt> '; exec sleep 1000", "--name", "a")
-    wait_until(lambda: "prompt" in ox.home.log("a"), "the prompt")
-    assert ox("logs", "a", "-n", "1").stdout == "the prompt> \n"
-
-
-def test_the_logs_of_a_deleted_app_can_still_be_read(ox: Ox) -> None:
-    ox("start", "echo last words; exec sleep 1000", "--name", "a")
-    wait_until(lambda: ox.home.log("a"), "the words")
-    ox("delete", "a")
-    assert ox("logs", "a").stdout == "last words\n"
-    assert "there is no app or instance b" in ox("logs", "b", code=4).stderr
-
-
 # --- events ---
 
 
