@@ -111,8 +111,11 @@ class Loop:
         # Setting the timer again takes back its expiry, so the fd needs no read.
         self._armed = -1.0
         now = time.monotonic()
+        due: list[Timer] = []
         while self._timers and self._timers[0][0] <= now:
-            timer = heappop(self._timers)[2]
+            due.append(heappop(self._timers)[2])
+        # What these set for at once comes after the fds' turn, or a chain of them would let nothing else through.
+        for timer in due:
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 self.call(callback)

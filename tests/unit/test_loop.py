@@ -102,6 +102,28 @@ def voluntary_switches() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
+def test_a_chain_of_timers_lets_fds_have_their_turn() -> None:
+    faults: list[Exception] = []
+    loop = Loop(faults.append)
+    fd = os.eventfd(1)
+    turns: list[str] = []
+
+    def again() -> None:
+        turns.append("timer")
+        loop.at(0.0, again if len(turns) < 1000 else loop.stop)
+
+    def heard(_: int) -> None:
+        os.eventfd_read(fd)
+        turns.append("fd")
+
+    loop.add(fd, READ, heard)
+    loop.at(0.0, again)
+    loop.run()
+    loop.remove(fd)
+    os.close(fd)
+    assert not faults and "fd" in turns[:3]
+
+
 def test_a_timer_may_set_another_and_an_fd_may_be_removed_by_another() -> None:
     loop = Loop(lambda fault: None)
     pipes = [os.pipe() for _ in range(2)]
