@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 DAY_NS = 24 * 3600 * 10**9
 MODE = 0o640
+LINKS_LIMIT = 40
+"""As the kernel has it (path_resolution(7))."""
 HARD_CAP = 2
 """A file that has no end of a line by so many times max_size_mb is rotated in the middle of one."""
 ROTATION_RETRY_NS = 10 * 10**9
@@ -218,20 +220,65 @@ class RawLog:
         return f"{self.path}{ROTATED}{stamp}.{now % 10**9:09}Z"
 
 
+def open_folder(path: str) -> int:
+    """An fd of a folder, for whom it is root's business where that is: no symbolic link is followed that somebody else
+    could have put there, that is, in a folder that is not root's or that others may write to. OSError."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    if os.geteuid():
+        return os.open(path, flags)
+    fd = os.open("/", flags)
+    todo = [part for part in reversed(path.split("/")) if part]
+    links = 0
+    try:
+        while todo:
+            part = todo.pop()
+            here = os.fstat(fd)
+            try:
+                step = os.open(part, flags | os.O_NOFOLLOW, dir_fd=fd)
+            except OSError as error:
+                error.filename = path
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                    raise
+                try:
+                    to = os.readlink(part, dir_fd=fd)
+                except OSError:
+                    raise error from None
+                links += 1
+                if here.st_uid or here.st_mode & 0o022 or links > LINKS_LIMIT:
+                    why = f"{part} is a symbolic link that others than root can change"
+                    raise OSError(errno.EPERM, why, path) from None
+                todo += [one for one in reversed(to.split("/")) if one]
+                step = os.open("/" if to.startswith("/") else ".", flags, dir_fd=fd)
+            os.close(fd)
+            fd = step
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def open_log(path: str) -> int:
     """A regular file to write to, ours alone; made if it is not there. OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    folder, _, name = path.rpartition("/")
     try:
-        fd = os.open(path, flags, MODE)
+        within = open_folder(folder or "/")
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), 0o750, exist_ok=True)
-        fd = os.open(path, flags, MODE)
+        os.makedirs(folder, 0o750, exist_ok=True)
+        within = open_folder(folder)
+    try:
+        fd = os.open(name, flags, MODE, dir_fd=within)
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        os.close(within)
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", path)
-        if found.st_nlink > 1 and found.st_uid != os.geteuid():
-            raise OSError(errno.EPERM, "it is another name of somebody else's file", path)
+        if found.st_nlink > 1:
+            raise OSError(errno.EPERM, "the file has another name as well", path)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not found.st_size and found.st_uid == os.geteuid():
             # The daemon's umask is stricter.

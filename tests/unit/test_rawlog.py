@@ -295,7 +295,7 @@ def test_what_cannot_be_rotated_still_takes_lines_and_says_so(app: AppPipe, tmp_
     log.close()
 
 
-@pytest.mark.parametrize("step", range(80))
+@pytest.mark.parametrize("step", range(250))
 def test_a_kill_at_any_step_of_a_rotation_loses_nothing(app: AppPipe, path: Path, step: int) -> None:
     data = numbered(0, 8000)
     app.write(data)
@@ -327,10 +327,35 @@ def test_the_kills_reach_the_end_of_the_rotation(app: AppPipe, path: Path) -> No
         while not rotated_files(str(path)):
             log.move(app.pipe, 30_000)
 
-    assert not killed_at(80, work)
+    assert not killed_at(250, work)
     assert len(rotated_files(str(path))) == 1
 
 
 def test_max_size_is_in_mib() -> None:
     assert MIB == 1 << 20
     assert isinstance(raw_log(Path("/x")), RawLog)
+
+
+def test_no_link_is_followed_that_an_apps_user_could_have_put_there(tmp_path: Path) -> None:
+    """In a folder of its own it could lead root to any file."""
+    theirs, elsewhere = tmp_path / "theirs", tmp_path / "elsewhere"
+    for folder in (theirs, elsewhere):
+        folder.mkdir()
+    os.chown(theirs, 65534, 65534)
+    (elsewhere / "precious").write_text("x")
+    (theirs / "log").symlink_to(elsewhere / "precious")
+    (theirs / "logs").symlink_to(elsewhere)
+    (theirs / "hard").hardlink_to(elsewhere / "precious")
+    for path in ("log", "logs/new", "hard"):
+        with pytest.raises(OSError):
+            open_log(str(theirs / path))
+    assert os.listdir(elsewhere) == ["precious"] and (elsewhere / "precious").read_text() == "x"
+    os.chmod(theirs, 0o755)
+    os.close(open_log(str(theirs / "plain" / "log")))
+
+
+def test_links_that_only_root_can_have_put_there_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "to").symlink_to("real")
+    os.close(open_log(str(tmp_path / "to" / "log")))
+    assert (tmp_path / "real" / "log").exists()
