@@ -53,7 +53,8 @@ def move_all(log: RawLog | LineLog, pipe: native.Pipe, budget: int = 1 << 20) ->
 
 def history(path: Path) -> bytes:
     """All that its rotated files and the log hold, in order."""
-    return b"".join(Path(file).read_bytes() for file in [*rotated_files(str(path)), path] if Path(file).exists())
+    files = [*map(Path, rotated_files(str(path))), path]
+    return b"".join(file.read_bytes() for file in files if file.exists())
 
 
 class _Killing:
