@@ -2,7 +2,7 @@
 
 We are a subreaper, so whatever loses its parent below us becomes our child, and every process of a tree is
 reached from our children. Which instance an orphan is of is told by its session (each main process leads its own),
-else by the environment that it was born with; one that has shed both is nobody's, and is left alone.
+else by the environment that it was born with (oxmgr.supervisor.orphans).
 """
 
 import errno
@@ -13,77 +13,91 @@ from oxmgr.supervisor.process import read_stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable
 
 PASSES = 8
 _READS = 4
 _MARKS = (b"OXMGR_APP", b"OXMGR_INSTANCE_ID")
+_INDEX_DIGITS = 9
+_GONE = (FileNotFoundError, ProcessLookupError)
+"""What proc(5) says of a process that is not there (any more). All else is not known."""
 
 
 def children(pid: int) -> list[int]:
-    """The children of all its threads (proc(5), /proc/PID/task/TID/children).
+    """The children of all its threads (proc(5), /proc/PID/task/TID/children); OSError when it cannot be looked at,
+    which says nothing of whether there are any.
 
     When a thread ends, its children go to another, which may have been read already: so all are read again, but
     not for ever for a process that makes and ends threads all the time.
     """
     found: dict[int, None] = {}
     for _ in range(_READS):
-        whole = True
         try:
             threads = os.listdir(f"/proc/{pid}/task")
-        except OSError:
+        except _GONE:
             break
-        for thread in threads:
-            try:
-                fd = os.open(f"/proc/{pid}/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                whole = False
-                continue
-            try:
-                while data := os.read(fd, 65536):
-                    found.update((int(word), None) for word in data.split())
-            except OSError:
-                whole = False
-            finally:
-                os.close(fd)
-        if whole:
+        gone = [one for one in threads if not _add_children(f"/proc/{pid}/task/{one}/children", found)]
+        if not gone:
             break
     return list(found)
 
 
-def orphans(mains: "Container[int]") -> list[int]:
-    """Our children that are no main process."""
-    return [pid for pid in children(os.getpid()) if pid not in mains]
+def _add_children(path: str, found: dict[int, None]) -> bool:
+    """False when that thread is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except _GONE:
+        return False
+    try:
+        while data := os.read(fd, 65536):
+            found.update(dict.fromkeys(map(int, data.split())))
+    except _GONE:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def born_as(pid: int) -> tuple[str, int] | None:
-    """The (app, instance) whose start gave a process its environment."""
+    """The (app, instance) whose start gave a process its environment; None for one of another user. OSError when it
+    cannot be looked at."""
     try:
         with open(f"/proc/{pid}/environ", "rb", 0) as file:
             words = file.read().split(b"\0")
-    except OSError:
+    except (*_GONE, PermissionError):
         return None
     found = {key: value for key, _, value in (word.partition(b"=") for word in words) if key in _MARKS}
     app, index = (found.get(mark, b"") for mark in _MARKS)
-    return (app.decode(errors="replace"), int(index)) if app and index.isdigit() else None
+    numbered = index.isdigit() and len(index) <= _INDEX_DIGITS
+    return (app.decode(errors="replace"), int(index)) if app and numbered else None
 
 
 def in_session(session: int, app: str, index: int) -> list[int]:
-    """The processes of a session whose leader was not our child, so that its orphans went elsewhere."""
-    found: list[int] = []
-    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
-        stat = read_stat(pid)
-        # The number may have become a stranger's session since: what it was born as decides.
-        if stat and int(stat[3]) == session and stat[0] != b"Z" and born_as(pid) == (app, index):
-            found.append(pid)
-    return found
+    """The processes of a session whose leader was not our child, so that its orphans went elsewhere. OSError when it
+    cannot be looked at."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if is_of_session(pid, session, app, index)]
+
+
+def is_of_session(pid: int, session: int, app: str, index: int) -> bool:
+    """Whether it lives in it. The number may have become a stranger's session since: what it was born as decides."""
+    try:
+        if os.getsid(pid) != session:
+            return False
+    except ProcessLookupError:
+        return False
+    stat = read_stat(pid)
+    return (stat is None or stat[0] != b"Z") and born_as(pid) == (app, index)
 
 
 def below(roots: list[int]) -> list[int]:
-    """These and all below them, as far as they are there."""
+    """These and all below them, as far as they are there and can be looked at."""
     found = list(roots)
     for pid in found:
-        found += [child for child in children(pid) if child not in found]
+        try:
+            found += [child for child in children(pid) if child not in found]
+        except OSError:
+            continue
     return found
 
 
@@ -91,66 +105,105 @@ def signal_each(find: "Callable[[], list[int]]", number: int) -> None:
     """To each that `find` gives, once, and SIGCONT after it; `find` is asked again until it gives no other, for what
     is forked meanwhile."""
     done: set[int] = set()
+    members = find()
     for _ in range(PASSES):
-        fresh = [pid for pid in find() if pid not in done]
-        if not fresh:
+        held = _hold_each([pid for pid in members if pid not in done])
+        if not held:
             return
-        for pid in fresh:
-            pidfd = _hold(pid, 0)
-            if pidfd is not None:
+        # Its number may have been another's by then. What is found now too is what was held, or that is gone.
+        members = find()
+        still = held.keys() & set(members)
+        for pid, pidfd in held.items():
+            if pid in still:
                 _send(pid, pidfd, number)
                 _send(pid, pidfd, SIGCONT)
-                _close(pidfd)
-        done.update(fresh)
+            _close(pidfd)
+        done |= still
 
 
-def kill_trees(roots: list[int]) -> None:
-    """SIGKILL to these and to all below them.
+def _hold_each(pids: list[int]) -> dict[int, int]:
+    """pid → pidfd of those that are there; when there are no fds left, of the first of them."""
+    held: dict[int, int] = {}
+    try:
+        for pid in pids:
+            pidfd = _hold(pid)
+            if pidfd is not None:
+                held[pid] = pidfd
+    except OSError:
+        pass
+    return held
+
+
+def kill_trees(roots: list[int], is_still: "Callable[[int], bool]" = lambda pid: True) -> None:
+    """SIGKILL to these and to all below them. `is_still` is asked of each root once it is held, whether it is what it
+    was when it was found: needless for children of ours, which keep their numbers until we reap them.
 
     Each is stopped before its children are read, so that it makes no more of them. Passes are made until one
-    finds nothing more; what forks faster than PASSES of them is met again at the next try.
+    finds nothing more; what forks faster than PASSES of them, or was not held because no fds were left, is met again
+    at the next try.
     """
-    for pid, pidfd in _stop_all(roots).items():
+    held: dict[int, int] = {}
+    try:
+        _stop_all(roots, is_still, held)
+    except OSError:
+        pass
+    for pid, pidfd in held.items():
         _send(pid, pidfd, SIGKILL)
         _close(pidfd)
 
 
-def _stop_all(roots: list[int]) -> dict[int, int]:
-    """pid → pidfd (-1 without pidfds) of these and all below them, each stopped."""
-    held: dict[int, int] = {}
+def _stop_all(roots: list[int], is_still: "Callable[[int], bool]", held: dict[int, int]) -> None:
+    """Fills `held`, pid → pidfd (-1 without pidfds), with these and all below them, each stopped. OSError when no more
+    can be held."""
     for _ in range(PASSES):
         before = len(held)
         todo = [(pid, 0) for pid in roots]
         while todo:
             pid, parent = todo.pop()
             if pid not in held:
-                pidfd = _hold(pid, parent)
+                pidfd = _hold(pid)
                 if pidfd is None:
+                    continue
+                if not (_is_child(pid, parent, held[parent]) if parent else is_still(pid)):
+                    _close(pidfd)
                     continue
                 held[pid] = pidfd
                 _send(pid, pidfd, SIGSTOP)
-            todo += [(child, pid) for child in children(pid) if child not in held]
+            try:
+                todo += [(child, pid) for child in children(pid) if child not in held]
+            except PermissionError:
+                continue
         if len(held) == before:
-            break
-    return held
+            return
 
 
-def _hold(pid: int, parent: int) -> int | None:
-    """A pidfd of the process that is (still) that one's child; None when it is gone. A parent of 0 is not checked:
-    a root cannot be another process, since it is ours to reap."""
+def _hold(pid: int) -> int | None:
+    """A pidfd of what has that number now, -1 where there are none; None when nothing has it. OSError when no fds are
+    left."""
     try:
-        pidfd = os.pidfd_open(pid)
+        return os.pidfd_open(pid)
     except ProcessLookupError:
         return None
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise
-        pidfd = -1
+        return -1
+
+
+def _is_child(pid: int, parent: int, parent_fd: int) -> bool:
+    """Whether what is held is a child of the other that is held, which has to be there for that: else its number can
+    have become a stranger's, with children of its own."""
     stat = read_stat(pid)
-    if stat is None or (parent and int(stat[1]) != parent):
-        _close(pidfd)
-        return None
-    return pidfd
+    if stat is None or int(stat[1]) != parent:
+        return False
+    try:
+        if parent_fd >= 0:
+            pidfd_send_signal(parent_fd, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _send(pid: int, pidfd: int, number: int) -> None:

@@ -2,20 +2,22 @@
 
 On the first rung an instance has a cgroup of its own, and what is in it is its tree. Without a cgroup v2, the tree is
 what oxmgr.supervisor.descendants finds: below the main process, and among the orphans that came to us as the subreaper.
-Those are looked at on the first rung too, for who has the right can move a process out of its cgroup.
+Those are looked at on the first rung too, for who has the right can move a process out of its cgroup; but only once the
+cgroup says that it is empty.
 """
 
 import os
 import time
-from _signal import SIGCONT
+from _signal import SIGCONT, SIGKILL
 
 from oxmgr.supervisor import cgroup, descendants, native, process
 from oxmgr.supervisor.cgroup import Cgroups
 from oxmgr.supervisor.loop import PRIORITY
+from oxmgr.supervisor.orphans import Look, Orphans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from oxmgr.supervisor.instance import App, Instance
     from oxmgr.supervisor.loop import Loop
@@ -49,6 +51,7 @@ class Trees:
         self._sessions: dict[int, Instance] = {}
         self._watched: dict[Instance, int] = {}
         self._killing: set[Instance] = set()
+        self._orphans = Orphans(self.mains, self._owner)
 
     def ladders(self) -> dict[str, str]:
         """On which step of each this host stands, as words."""
@@ -66,12 +69,13 @@ class Trees:
     # --- whose is what ---
 
     def take(self, instance: "Instance", main: process.Process) -> None:
-        self._sessions.pop(instance.session, None)
+        self._end_session(instance)
         self._killing.discard(instance)
         instance.process = main
         instance.session = main.pid
         instance.foreign = not main.child
         self.mains[main.pid] = self._sessions[main.pid] = instance
+        self._orphans.forget(main.pid)
 
     def let_go(self, instance: "Instance") -> None:
         """Its main process has ended and is reaped."""
@@ -82,45 +86,58 @@ class Trees:
             main.close()
             instance.process = None
 
+    def reaped(self, pid: int) -> None:
+        """Some other child of ours has ended and is reaped."""
+        self._orphans.forget(pid)
+
     def forget(self, instance: "Instance") -> None:
-        self._sessions.pop(instance.session, None)
+        self._end_session(instance)
         self.unwatch(instance)
 
-    def orphans(self) -> "dict[Instance, list[int]]":
-        """Those that came to us, by the instance that they are of."""
-        left: dict[Instance, list[int]] = {}
-        for pid in descendants.orphans(self.mains):
-            try:
-                owner = self._sessions.get(os.getsid(pid))
-            except ProcessLookupError:
-                continue
-            if owner is None:
-                name, index = descendants.born_as(pid) or ("", 0)
-                owner = self.apps[name].instances.get(index) if name in self.apps else None
-            if owner is not None:
-                left.setdefault(owner, []).append(pid)
-        return left
+    def _end_session(self, instance: "Instance") -> None:
+        # A later main process of another can have got the number meanwhile.
+        if self._sessions.get(instance.session) is instance:
+            del self._sessions[instance.session]
 
-    def is_empty(self, instance: "Instance", orphans: "dict[Instance, list[int]]") -> bool:
-        """Whether nothing but perhaps its main process lives of it."""
-        if instance in orphans:
-            return False
+    def orphans(self) -> Look:
+        """Of whom there are some, among those that came to us; looked at when it is first asked."""
+        return Look(self._orphans)
+
+    def _owner(self, pid: int) -> tuple[str, int] | None:
+        try:
+            owner = self._sessions.get(os.getsid(pid))
+        except ProcessLookupError:
+            return None
+        return descendants.born_as(pid) if owner is None else (owner.app.spec.name, owner.index)
+
+    def is_empty(self, instance: "Instance", orphans: "Container[Instance]") -> bool:
+        """Whether nothing but perhaps its main process lives of it. False too when that cannot be looked at."""
         if instance.cgroup:
-            return not cgroup.is_populated(instance.cgroup)
-        return not self._of_session(instance)
+            return not cgroup.is_populated(instance.cgroup) and instance not in orphans
+        try:
+            return instance not in orphans and not self._of_session(instance)
+        except OSError:
+            return False
 
     def pids(self, instance: "Instance") -> list[int]:
         """All of its tree that can be found, the main process first."""
         main = [instance.process.pid] if instance.process is not None else []
-        rest = self.orphans().get(instance, [])
-        if instance.cgroup:
-            found = [*main, *cgroup.pids(instance.cgroup), *rest]
-        else:
-            found = descendants.below([*main, *rest, *self._of_session(instance)])
+        rest, _ = self._rest(instance)
+        found = [*main, *cgroup.pids(instance.cgroup), *rest] if instance.cgroup else descendants.below([*main, *rest])
         return list(dict.fromkeys(found))
 
+    def _rest(self, instance: "Instance") -> tuple[list[int], bool]:
+        """What of it has lost its parent, as far as that is known, and whether it is."""
+        known = self._orphans.look()
+        rest = self._orphans.of(instance)
+        try:
+            rest += self._of_session(instance)
+        except OSError:
+            known = False
+        return rest, known
+
     def _of_session(self, instance: "Instance") -> list[int]:
-        """An earlier daemon's instance without a cgroup: its orphans are not ours."""
+        """An earlier daemon's instance without a cgroup: its orphans are not ours. OSError."""
         if instance.cgroup or not instance.foreign:
             return []
         found = descendants.in_session(instance.session, instance.app.spec.name, instance.index)
@@ -143,30 +160,42 @@ class Trees:
 
     def kill(self, instance: "Instance") -> bool:
         """SIGKILL to all of it, and again whenever `check` finds that something is left. False: there was nothing.
+        OSError: it could not be done.
 
         A cgroup that was killed is worn: the kernel kills what is born into it later (see oxmgr.supervisor.cgroup).
         """
         main = instance.process
-        left = self.orphans().get(instance, []) + self._of_session(instance)
-        if main is None and not left and not (instance.cgroup and cgroup.is_populated(instance.cgroup)):
+        rest, known = self._rest(instance)
+        inside = {*cgroup.pids(instance.cgroup)} if instance.cgroup else set()
+        populated = bool(inside) or (bool(instance.cgroup) and cgroup.is_populated(instance.cgroup))
+        if main is None and known and not rest and not populated:
             self._killing.discard(instance)
             return False
+        rest = [pid for pid in rest if pid not in inside]
         self._killing.add(instance)
         if instance.cgroup:
             instance.worn = True
-            self.cgroups.kill(instance.cgroup)
-            if main is not None:
-                main.signal(9)
-            left = [pid for pid in left if not self._is_inside(pid, instance)]
-            if left:
-                descendants.kill_trees(left)
-        else:
-            descendants.kill_trees([*([main.pid] if main is not None else []), *left])
+            try:
+                self.cgroups.kill(instance.cgroup)
+            finally:
+                if main is not None:
+                    main.signal(SIGKILL)
+        elif main is not None:
+            rest.insert(0, main.pid)
+        if rest:
+            descendants.kill_trees(rest, lambda pid: self._is_still(pid, instance))
         return True
 
-    def _is_inside(self, pid: int, instance: "Instance") -> bool:
-        folder = cgroup.folder_of(pid, self.cgroups.mount)
-        return folder == instance.cgroup or folder.startswith(f"{instance.cgroup}/")
+    def _is_still(self, pid: int, instance: "Instance") -> bool:
+        """Whether what has this number is what was found of the instance."""
+        main = instance.process
+        if main is not None and pid == main.pid:
+            return main.signal(0)
+        stat = process.read_stat(pid)
+        if stat is not None and int(stat[1]) == os.getpid():
+            return True
+        spec = instance.app.spec
+        return instance.foreign and descendants.is_of_session(pid, instance.session, spec.name, instance.index)
 
     # --- the end of a tree ---
 
@@ -179,20 +208,27 @@ class Trees:
         if instance.cgroup:
             try:
                 fd = os.open(f"{instance.cgroup}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
+            except OSError:
+                # It is gone, or there are no fds left to hear of its end by.
+                self._look_soon(instance, 0.0)
                 return
-            os.read(fd, 4096)
             self._watched[instance] = fd
             self._loop.add(fd, PRIORITY, lambda _: self._on_notice(instance, fd))
+            # What is told is a change from what was read last.
+            if _reads_empty(fd):
+                self._look_soon(instance, 0.0)
         elif instance.foreign:
-            self._loop.at(time.monotonic() + LOOK_AGAIN, lambda: self._look_again(instance))
+            self._look_soon(instance, LOOK_AGAIN)
+
+    def _look_soon(self, instance: "Instance", wait: float) -> None:
+        self._loop.at(time.monotonic() + wait, lambda: self._look_again(instance))
 
     def _look_again(self, instance: "Instance") -> None:
-        """What an earlier daemon's instance without a cgroup has left tells nobody of its end."""
+        """At what tells nobody of its end: what an earlier daemon's instance without a cgroup has left, above all."""
         if instance in self._watched:
             self.check(self.orphans(), only=instance)
-            if instance in self._watched:
-                self._loop.at(time.monotonic() + LOOK_AGAIN, lambda: self._look_again(instance))
+            if self._watched.get(instance) == -1:
+                self._look_soon(instance, LOOK_AGAIN)
 
     def unwatch(self, instance: "Instance") -> None:
         fd = self._watched.pop(instance, -1)
@@ -201,19 +237,24 @@ class Trees:
             os.close(fd)
 
     def _on_notice(self, instance: "Instance", fd: int) -> None:
-        os.pread(fd, 4096, 0)
+        _reads_empty(fd)
         self.check(self.orphans(), only=instance)
 
-    def check(self, orphans: "dict[Instance, list[int]]", only: "Instance | None" = None) -> None:
+    def check(self, orphans: "Container[Instance]", only: "Instance | None" = None) -> None:
         """Something has ended: tell of the watched that are empty now."""
         for instance in [only] if only is not None else list(self._watched):
-            if self.is_empty(instance, orphans):
-                self.unwatch(instance)
-                self._killing.discard(instance)
-                self.emptied(instance)
-            elif instance in self._killing:
-                # A fork can get past a kill that is under way (before Linux 6.14).
-                self.kill(instance)
+            # What is told of one can be the end of the watch on another.
+            if instance in self._watched:
+                self._loop.call(self._check, instance, orphans)
+
+    def _check(self, instance: "Instance", orphans: "Container[Instance]") -> None:
+        if self.is_empty(instance, orphans):
+            self.unwatch(instance)
+            self._killing.discard(instance)
+            self.emptied(instance)
+        elif instance in self._killing:
+            # A fork can get past a kill that is under way (before Linux 6.14).
+            self.kill(instance)
 
     # --- folders ---
 
@@ -229,3 +270,12 @@ class Trees:
             if path not in known:
                 self.cgroups.kill(path)
                 self.tidy(path)
+
+
+def _reads_empty(fd: int) -> bool:
+    """What a cgroup.events says now, which is then not told of again."""
+    try:
+        return b"populated 0" in os.pread(fd, 4096, 0)
+    except OSError:
+        # It was removed.
+        return True

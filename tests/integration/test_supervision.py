@@ -395,7 +395,7 @@ def test_input_reaches_standard_input_and_survives_restarts(home: Home) -> None:
 def test_input_that_nobody_reads_is_refused_and_blocks_nobody(home: Home) -> None:
     home.apply(home.sh("app", "exec sleep 1000"))
     with pytest.raises(Refused, match="does not read"):
-        for _ in range(20):
+        for _ in range(200):
             home.request(SendInput("app", b"x" * 8192))
 
 

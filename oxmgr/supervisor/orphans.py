@@ -1,0 +1,71 @@
+"""Which processes have come to us, the subreaper, and of which instance each is. Signals nobody.
+
+A process is looked at once: until we have reaped it, its number is its own. One that has shed both its session and the
+environment that it was born with is nobody's and is left alone; whose it is, is asked at each look.
+"""
+
+import os
+
+from oxmgr.supervisor import descendants
+from oxmgr.supervisor.instance import Instance
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Owner = tuple[str, int]
+    """An app's name and an instance's number."""
+
+
+class Orphans:
+    """`mains` are the running main processes by pid, which are children of ours and no orphans. `owner` says whose a
+    process is, None: nobody's; an OSError of it means that it cannot tell."""
+
+    def __init__(self, mains: dict[int, Instance], owner: "Callable[[int], Owner | None]") -> None:
+        self._mains = mains
+        self._owner = owner
+        self._known: dict[int, Owner] = {}
+        self._of: dict[Owner, dict[int, None]] = {}
+
+    def look(self) -> bool:
+        """Find those that are there now; False when that cannot be done, and then nothing is known."""
+        try:
+            here = {*descendants.children(os.getpid())}
+            here.difference_update(self._mains)
+            for pid in self._known.keys() - here:
+                self.forget(pid)
+            for pid in here - self._known.keys():
+                owner = self._owner(pid)
+                if owner is not None:
+                    self._known[pid] = owner
+                    self._of.setdefault(owner, {})[pid] = None
+        except OSError:
+            return False
+        return True
+
+    def of(self, instance: Instance) -> list[int]:
+        """Those of it that were there at the last look."""
+        return list(self._of.get((instance.app.spec.name, instance.index), ()))
+
+    def forget(self, pid: int) -> None:
+        """It was reaped, or is a main process: its number may be another's from now on."""
+        owner = self._known.pop(pid, None)
+        if owner is not None:
+            left = self._of[owner]
+            del left[pid]
+            if not left:
+                del self._of[owner]
+
+
+class Look:
+    """One look for many who ask, taken when the first of them does."""
+
+    def __init__(self, orphans: Orphans) -> None:
+        self._orphans = orphans
+        self._done: bool | None = None
+
+    def __contains__(self, instance: object) -> bool:
+        """Whether something of that instance came to us, or may have."""
+        if self._done is None:
+            self._done = self._orphans.look()
+        return not self._done or (isinstance(instance, Instance) and bool(self._orphans.of(instance)))
