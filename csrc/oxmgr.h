@@ -143,9 +143,9 @@ int ox_punch(int file, int64_t offset, int64_t size);
 #define OX_DROPPED 2 /* in one whose beginning was dropped */
 
 /* stamp and stream are written as they stand, at most 64 bytes each; with OX_PREFIXED, stream is the prefix. final:
- * what has no newline is a line as well. limit: bytes of a line's text in one piece. allowed: lines that are written,
- * those behind them are dropped; -1: all. inside: where in a line the block begins. notice: a line of ours that goes
- * before, at most 256 bytes, or NULL. */
+ * what has no newline is a line as well. limit: bytes of a line's text in one piece, at least 4, for pieces end between
+ * characters. allowed: lines that are written, those behind them are dropped; -1: all. inside: where in a line the
+ * block begins. notice: a line of ours that goes before, at most 256 bytes, or NULL. */
 struct ox_format {
     int kind;
     int final;

@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from oxmgr.cli.follow import Follow
+
 DEFAULT_LINES = 20
 MEMORY = 64 * 1024 * 1024
 SMALLEST_BLOCK = 16 * 1024
@@ -37,11 +39,14 @@ def run(args: Args) -> int:
     sources = Sources(places, wanted.kinds)
     terminal = os.isatty(1)
     printer = Printer(wanted.mode, sys.stdout.buffer, times=args.flag("time"), colour=wants_colour(1), protect=terminal)
+    follow = _follow(args.words, places, sources, printer, wanted) if args.flag("follow") else None
     code = sources.select(args.words)
     if code == NO_SUCH_APP:
         return code
-    if args.flag("follow"):
-        _follow(args.words, places, sources, printer, wanted)
+    for text in sources.elsewhere():
+        warn(text)
+    if follow is not None:
+        _show_and_follow(sources, printer, wanted, follow)
         return code
     if not (args.flag("pager") and terminal):
         _show(sources.chains(), printer, wanted)
@@ -131,10 +136,13 @@ def _show(chains: list[Chain], printer: Printer, wanted: Wanted) -> None:
     printer.close()
 
 
-def _follow(targets: list[str], places: Places, sources: Sources, printer: Printer, wanted: Wanted) -> None:
+def _follow(targets: list[str], places: Places, sources: Sources, printer: Printer, wanted: Wanted) -> "Follow":
     from oxmgr.cli.follow import Follow
 
-    follow = Follow(places, sources, printer, wanted.filter, targets)
+    return Follow(places, sources, printer, wanted.filter, targets)
+
+
+def _show_and_follow(sources: Sources, printer: Printer, wanted: Wanted, follow: "Follow") -> None:
     chains = sources.chains()
     for chain in chains:
         chain.hold_partial()

@@ -8,12 +8,18 @@ from oxmgr.cli.output import warn
 from oxmgr.client.connection import Connection, NoDaemon, Refused, connect
 from oxmgr.client.logchain import Chain, Folders
 from oxmgr.client.logfile import Source
-from oxmgr.client.saved import read_saved
+from oxmgr.client.saved import read_saved, read_saved_specs
 from oxmgr.model.messages import DONE, NO_DAEMON, NO_SUCH_APP, GetInstances, Instances, InstanceView
 from oxmgr.model.places import Places
 from oxmgr.model.spec import Spec, log_paths
 
 KINDS = ("out", "err")
+ELSEWHERE = {
+    "journald": "the journal: journalctl OXMGR_APP={} shows it",
+    "stdout": "the daemon's own output",
+    "inherit": "the daemon's own output",
+    "none": "nothing: the sink of its logs is none",
+}
 
 
 class Sources:
@@ -74,10 +80,17 @@ class Sources:
         if "/" in target or not (number or "0").isdecimal():
             return False
         for kind, path in zip(KINDS, _default_paths(app, int(number or 0), self._places), strict=True):
-            if kind in self._kinds and (os.path.exists(path) or self.folders.rotated(path)):
+            if kind in self._kinds and (os.path.lexists(path) or self.folders.rotated(path)):
                 self.add(path, target, app, int(number or 0), kind)
                 found = True
         return found
+
+    def elsewhere(self) -> list[str]:
+        """Of the apps whose lines are in no file: where they go."""
+        specs = read_saved_specs(self._places)
+        apps = dict.fromkeys(source.app for source in self.found.values())
+        sinks = {app: specs[app].logs.sink for app in apps if app in specs}
+        return [f"{app} prints to {ELSEWHERE[sink].format(app)}" for app, sink in sinks.items() if sink in ELSEWHERE]
 
     def chains(self) -> list[Chain]:
         return [Chain(path, source, self.folders) for path, source in self.found.items()]

@@ -41,7 +41,9 @@ class Folders:
 
 def _list(folder: str) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
-    for entry in os.listdir(folder):
+    # Twice: a file that is compressed while the folder is read can be missed under its old name and its new one, since
+    # readdir(3) promises nothing of what comes and goes meanwhile. The second time it has the new one.
+    for entry in {*os.listdir(folder), *os.listdir(folder)}:
         name, mark, stamp = entry.rpartition(ROTATED)
         if mark and not stamp.endswith(NOT_LOGS):
             found.setdefault(name, set()).add(stamp.removesuffix(COMPRESSED))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from oxmgr.model.logindex import pack_entry, pack_head
+from oxmgr.model.spec import Logs, Spec
 from tests.conftest import DEADLINE, wait_until
 from tests.integration.conftest import COMMAND, Ox
 
@@ -82,6 +83,21 @@ def test_the_logs_of_a_deleted_app_can_still_be_read(ox: Ox) -> None:
 def test_a_failure_is_told_with_the_last_lines_of_both_streams_by_time(ox: Ox) -> None:
     done = ox("start", "echo told; sleep 0.02; echo wrong >&2; exit 3", "--name", "job", "--restart", "never", code=1)
     assert "--- the last lines of job, see oxmgr logs job\ntold\nwrong\n" in done.stderr
+
+
+def test_who_prints_to_no_file_is_told(ox: Ox) -> None:
+    ox.home.apply(Spec("app", "sleep", ["sleep", "1000"], "/", logs=Logs(sink="none")))
+    done = ox("logs", "app")
+    assert not done.stdout and "app prints to nothing: the sink of its logs is none" in done.stderr
+
+
+def test_a_log_that_cannot_be_opened_is_told_and_the_others_are_shown(empty: Ox) -> None:
+    folder = Path(empty.home.places.logs)
+    folder.mkdir()
+    (folder / "app.out.log").symlink_to("app.out.log")
+    write_log(folder / "app.err.log", [(1000, b"wrong\n")])
+    done = empty("logs", "app", code=3)
+    assert done.stdout == "wrong\n" and "app.out.log: Too many levels" in done.stderr
 
 
 # --- of files ---

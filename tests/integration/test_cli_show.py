@@ -116,7 +116,7 @@ def test_list_json_has_exactly_the_promised_keys_and_nothing_but_json(ox: Ox) ->
     assert web["working_dir"] == str(ox.folder) and web["command"] == "sleep 1000"
     assert (job["status"], job["exit_code"], job["signal"], job["reason"]) == ("exited", 3, None, "exit code 3")
     assert (off["status"], off["desired"], off["pid"], off["memory_bytes"]) == ("stopped", "stopped", None, None)
-    assert Path(off["log_file"]).exists() and Path(off["error_log_file"]).exists()
+    assert Path(job["log_file"]).exists() and Path(job["error_log_file"]).exists()
 
 
 def test_list_and_status_take_names_namespaces_and_globs(ox: Ox) -> None:
