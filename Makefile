@@ -3,9 +3,11 @@
 export OXMGR_HOME ?= $(CURDIR)/.oxmgr
 VENV = .venv/bin
 BUILT = pyproject.toml setup.py csrc/build.py $(wildcard csrc/*.c csrc/*.h) packaging/bootstrap packaging/launcher.py
+FUZZ_FILES = tests/faults/fuzz_format.c csrc/format.c
+FUZZ_FLAGS = -std=gnu11 -D_GNU_SOURCE -g -O1 -fno-sanitize-recover=all
 C_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-sign-conversion -Werror
 
-.PHONY: run stop test lint native-test kernel-test bench clean help
+.PHONY: run stop test lint native-test kernel-test bench campaign fuzz clean help
 
 help:
 	@echo "make run          build, start examples/quickstart, kill an instance, show the downtime"
@@ -14,6 +16,8 @@ help:
 	@echo "make lint         the checks without the tests"
 	@echo "make kernel-test  the tests that need root and cgroup v2, in a small VM; ARGS='-k NAME' for some of them"
 	@echo "make bench        the figures of docs/benchmarks.md"
+	@echo "make campaign     3,000,000 lines, 200 kills of the daemon, a full disk: each line once, in order"
+	@echo "make fuzz         the formatter of logs with random bytes, under the sanitizers"
 	@echo "make clean        remove what was built"
 
 .venv/.run: $(BUILT)
@@ -57,6 +61,20 @@ kernel-test: .venv/.dev
 
 bench: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench
+
+campaign: .venv/.dev
+	@env -u OXMGR_HOME $(VENV)/python -m tests.faults.campaign $(ARGS)
+
+# With libFuzzer where there is a clang, else with bytes of its own making.
+fuzz:
+	@mkdir -p build
+	@if command -v clang >/dev/null; then \
+		clang $(FUZZ_FLAGS) -DLIBFUZZER -fsanitize=fuzzer,address,undefined $(FUZZ_FILES) -o build/fuzz && \
+		build/fuzz -max_total_time=300; \
+	else \
+		$(CC) $(FUZZ_FLAGS) -fsanitize=address,undefined $(FUZZ_FILES) -o build/fuzz && \
+		build/fuzz 2000000 $$(date +%s); \
+	fi
 
 clean:
 	rm -rf .venv build *.egg-info oxmgr/*.so oxmgr/_native.c

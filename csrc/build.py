@@ -23,7 +23,7 @@ ffi.set_source(
     "oxmgr._native",
     '#include "oxmgr.h"',
     sources=SOURCES,
-    depends=["csrc/oxmgr.h", "csrc/spawn.h"],
+    depends=["csrc/oxmgr.h", "csrc/spawn.h", "csrc/lines.h"],
     include_dirs=[str(HERE)],
     define_macros=[("_GNU_SOURCE", None)],
     extra_compile_args=[

@@ -112,6 +112,72 @@ int ox_timerfd(void);
 /* Sets it to that moment of CLOCK_MONOTONIC; 0 disarms it. */
 int ox_timerfd_set(int fd, int64_t nanoseconds);
 
+/* --- logs --- */
+
+/* Moves up to budget bytes from a pipe to a file at *offset, and *offset on. Returns how many; 0: there are none. */
+int64_t ox_splice(int pipe, int file, int64_t *offset, int64_t budget);
+
+/* The same for a file that takes no splice; scratch are both ends of a pipe that is empty. A kill may double some. */
+int64_t ox_copy(int pipe, int file, int64_t *offset, const int *scratch, int64_t budget);
+
+/* How many bytes of a pipe the first line in it has, with its newline; 0: it has no end yet. They stay in the pipe. */
+int64_t ox_line_end(int pipe, const int *scratch);
+
+/* Takes up to about budget bytes out of a pipe and gives them to /dev/null. */
+int64_t ox_discard(int pipe, int null, int64_t budget);
+
+/* Gives the room of these bytes of a file back; they read as zeros. */
+int ox_punch(int file, int64_t offset, int64_t size);
+
+#define OX_RAW 0
+#define OX_CRI 1
+#define OX_JSON 2
+#define OX_PREFIXED 3
+
+#define OX_LINE_LIMIT 16384 /* bytes of a line's text in one piece, as container runtimes have it */
+#define OX_BLOCK 65536      /* bytes that ox_format_file takes a call, at most */
+
+/* Where in a line a block begins or ends. */
+#define OX_BETWEEN 0
+#define OX_KEPT 1    /* in one whose beginning was written */
+#define OX_DROPPED 2 /* in one whose beginning was dropped */
+
+/* stamp and stream are written as they stand, at most 64 bytes each; with OX_PREFIXED, stream is the prefix. final:
+ * what has no newline is a line as well. limit: bytes of a line's text in one piece, at least 4, for pieces end between
+ * characters. allowed: lines that are written, those behind them are dropped; -1: all. inside: where in a line the
+ * block begins. notice: a line of ours that goes before, at most 256 bytes, or NULL. */
+struct ox_format {
+    int kind;
+    int final;
+    int inside;
+    int64_t limit;
+    int64_t allowed;
+    const char *stamp;
+    const char *stream;
+    const char *notice;
+};
+
+/* used: bytes of the input that are done with; lines: how many were written; dropped: how many were not. */
+struct ox_formatted {
+    int64_t used;
+    int64_t lines;
+    int64_t dropped;
+    int inside;
+};
+
+/* Formats whole lines of `in` into `out` as far as there is room. Returns the bytes of out. */
+int64_t ox_format(const struct ox_format *format, const char *in, int64_t size, char *out, int64_t room,
+                  struct ox_formatted *done);
+
+/* The same from one file to another. -errno: what was written up to then is to be written again. */
+int64_t ox_format_file(const struct ox_format *format, int from, int64_t from_offset, int64_t size, int to,
+                       int64_t to_offset, struct ox_formatted *done);
+
+/* Sends each line to journald's socket, a datagram each: fields (of its native protocol), then MESSAGE. One that is too
+ * large goes as a memfd. Returns 0; 1: journald takes no more now, and done->used says how far it came; or -errno. */
+int ox_send_lines(const struct ox_format *format, int journal, const char *fields, int64_t fields_size, const char *in,
+                  int64_t size, struct ox_formatted *done);
+
 /* cdef end */
 
 #endif

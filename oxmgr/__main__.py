@@ -10,7 +10,7 @@ import os
 import sys
 
 DAEMON = "supervise"
-HELPERS = ("network",)
+HELPERS = ("compress", "network")
 INTERRUPTED = 130
 
 

@@ -1,187 +1,194 @@
 """`oxmgr logs`: what apps have printed."""
 
 import os
-import select
 import sys
+import time
 
-from oxmgr.cli.context import ask, my_places
-from oxmgr.cli.output import BLUE, CYAN, GREEN, MAGENTA, YELLOW, paint, wants_colour, warn
-from oxmgr.cli.parser import Args
-from oxmgr.cli.tail import Follower
-from oxmgr.client.connection import Connection, NoDaemon, Refused, connect
-from oxmgr.client.saved import read_saved
-from oxmgr.model.messages import DONE, NO_DAEMON, NO_SUCH_APP, GetInstances, Instances, InstanceView
+from oxmgr.cli.context import ask, my_places, show_done
+from oxmgr.cli.logfilter import Grep, Kinds, Level, last_runs
+from oxmgr.cli.logprint import JSON, RAW, TEXT, Printer, through_pager
+from oxmgr.cli.logsources import KINDS, Sources
+from oxmgr.cli.output import wants_colour, warn
+from oxmgr.cli.parser import Args, Usage
+from oxmgr.client.connection import connect
+from oxmgr.client.logchain import Chain
+from oxmgr.client.logfile import BLOCK, FIRST_BLOCK, LogFile, Run
+from oxmgr.client.logmerge import merge, merge_backward
+from oxmgr.model.codec import replace
+from oxmgr.model.messages import DONE, NO_SUCH_APP, Done
 from oxmgr.model.places import Places
-from oxmgr.model.targets import selects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-KINDS = ("out", "err")
-COLOURS = (CYAN, GREEN, YELLOW, BLUE, MAGENTA)
-LOOK_EVERY_MS = 100
-NEW_INSTANCES_EVERY = 10
+    from oxmgr.cli.follow import Follow
+
+DEFAULT_LINES = 20
+MEMORY = 64 * 1024 * 1024
+SMALLEST_BLOCK = 16 * 1024
+MANY = 64
 
 
 def run(args: Args) -> int:
+    if args.flag("flush") or args.flag("reopen"):
+        return _tell_writer(args)
+    wanted = Wanted(args)
     places = my_places()
-    kinds = [kind for kind in KINDS if args.flag(kind)] or list(KINDS)
-    streams = Streams(places, kinds=kinds, lines=args.number("lines", 20))
-    code = streams.select(args.words)
+    _raise_fd_limit()
+    sources = Sources(places, wanted.kinds)
+    terminal = os.isatty(1)
+    printer = Printer(wanted.mode, sys.stdout.buffer, times=args.flag("time"), colour=wants_colour(1), protect=terminal)
+    follow = _follow(args.words, places, sources, printer, wanted) if args.flag("follow") else None
+    code = sources.select(args.words)
     if code == NO_SUCH_APP:
         return code
-    streams.show_ends()
-    if args.flag("follow"):
-        streams.follow()
-    streams.flush()
+    for text in sources.elsewhere():
+        warn(text)
+    if follow is not None:
+        _show_and_follow(sources, printer, wanted, follow)
+        return code
+    if not (args.flag("pager") and terminal):
+        _show(sources.chains(), printer, wanted)
+        return code
+    return _show_in_pager(sources, printer, wanted, code)
+
+
+class Wanted:
+    """What of the logs is shown, and how. `lines` None: all. Usage when it cannot be."""
+
+    def __init__(self, args: Args) -> None:
+        self._args = args
+        wrong = [key for key in ("until", "pager") if args.flag(key) and args.flag("follow")]
+        if wrong:
+            raise Usage(f"--{wrong[0]} has an end, and --follow has none: leave one out")
+        if args.flag("json") and args.flag("raw"):
+            raise Usage("--json and --raw are two ways to show lines: leave one out")
+        if args.flag("ignore-case") and not args.flag("grep"):
+            raise Usage("--ignore-case is for --grep PATTERN")
+        self.mode = JSON if args.flag("json") else RAW if args.flag("raw") else TEXT
+        self.kinds = tuple(kind for kind in KINDS if args.flag(kind)) or KINDS
+        self.since, self.until = self._moment("since"), self._moment("until")
+        self.lines = self._lines()
+        pattern = args.one("grep")
+        self._grep = None if pattern is None else Grep(pattern, ignore_case=args.flag("ignore-case"))
+
+    def _moment(self, key: str) -> int | None:
+        text = self._args.one(key)
+        if text is None:
+            return None
+        from oxmgr.cli.when import parse_when
+
+        return parse_when(text, time.time(), f"--{key}")
+
+    def _lines(self) -> int | None:
+        ranged = any(map(self._args.flag, ("since", "until", "pager")))
+        if self._args.one("lines") == "all" or (ranged and not self._args.flag("lines")):
+            return None
+        return self._args.number("lines", DEFAULT_LINES)
+
+    def _filters(self) -> "list[Kinds | Level | Grep]":
+        """Fresh ones: some remember what they have seen of a log."""
+        found: list[Kinds | Level | Grep] = []
+        if len(self.kinds) == 1:
+            found.append(Kinds(self.kinds[0]))
+        level = self._args.one("level")
+        if level is not None:
+            from oxmgr.cli.levels import LEVELS
+
+            found.append(Level(LEVELS[level]))
+        if self._grep is not None:
+            found.append(self._grep)
+        return found
+
+    def filter(self) -> "Callable[[Iterable[Run]], Iterator[Run]]":
+        filters = self._filters()
+
+        def apply(runs: "Iterable[Run]") -> "Iterator[Run]":
+            for one in filters:
+                runs = one(runs)
+            return iter(runs)
+
+        return apply
+
+    def forward(self, chain: Chain) -> "Iterator[Run]":
+        return self.filter()(chain.forward(self.since, self.until))
+
+    def backward(self, chain: Chain) -> "Iterator[Run]":
+        runs = chain.backward(self.since, self.until)
+        for one in self._filters():
+            runs = one.backward(runs)
+        return runs
+
+
+def _show(chains: list[Chain], printer: Printer, wanted: Wanted) -> None:
+    LogFile.block = max(SMALLEST_BLOCK, min(BLOCK, MEMORY // max(1, len(chains))))
+    if len(chains) > MANY:
+        LogFile.first_block = FIRST_BLOCK // 8
+    for chain in chains:
+        if chain.live is None and chain.trouble:
+            warn(f"{chain.path}: {chain.trouble}")
+    printer.names = len({chain.source.name for chain in chains}) > 1
+    if wanted.lines is None:
+        printer.show(merge(map(wanted.forward, chains)))
+    else:
+        printer.show(last_runs(merge_backward(map(wanted.backward, chains)), wanted.lines))
+    printer.close()
+
+
+def _follow(targets: list[str], places: Places, sources: Sources, printer: Printer, wanted: Wanted) -> "Follow":
+    from oxmgr.cli.follow import Follow
+
+    return Follow(places, sources, printer, wanted.filter, targets)
+
+
+def _show_and_follow(sources: Sources, printer: Printer, wanted: Wanted, follow: "Follow") -> None:
+    chains = sources.chains()
+    for chain in chains:
+        chain.hold_partial()
+        follow.add(chain)
+    _show(chains, printer, wanted)
+    follow.run()
+
+
+def _show_in_pager(sources: Sources, printer: Printer, wanted: Wanted, code: int) -> int:
+    import _signal
+
+    # Ctrl-C is for the pager, which may use it to stop a search.
+    _signal.signal(_signal.SIGINT, lambda number, frame: None)
+    pid = through_pager()
+    try:
+        _show(sources.chains(), printer, wanted)
+    except BrokenPipeError:
+        # Who has seen enough leaves the pager before the end.
+        code = DONE
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+    os.waitpid(pid, 0)
     return code
 
 
-class Streams:
-    """The log files of some instances; with several, each line says whose it is."""
-
-    def __init__(self, places: Places, *, lines: int, kinds: "Iterable[str]" = KINDS) -> None:
-        self._places = places
-        self._targets: list[str] = []
-        self._kinds = kinds
-        self._lines = lines
-        self._colour = wants_colour(1)
-        self._files: dict[str, tuple[Follower, str]] = {}
-        # Where the files of instances end that are yet to come: all behind that is theirs.
-        self._ends: dict[str, int] = {}
-        try:
-            with os.scandir(places.logs) as entries:
-                self._ends = {entry.path: entry.stat().st_size for entry in entries}
-        except FileNotFoundError:
-            pass
-
-    def select(self, targets: list[str]) -> int:
-        """Take the files of these, be they running, saved, or deleted with their logs still there; the exit code."""
-        self._targets = targets
-        try:
-            connection = connect(self._places)
-        except NoDaemon as error:
-            return self._select_saved(targets, str(error))
-        views, refused = self._ask(connection)
-        if refused is not None and not all(map(self._take_deleted, targets)):
-            raise refused
-        self._take(views)
-        return DONE
-
-    def _select_saved(self, targets: list[str], error: str) -> int:
-        self._take(read_saved(self._places, targets)[0])
-        for target in targets:
-            if not read_saved(self._places, [target])[0] and not self._take_deleted(target):
-                sys.stderr.write(f"oxmgr: {error}, and nothing that is saved is called {target}: see oxmgr list\n")
-                return NO_SUCH_APP
-        sys.stderr.write(
-            f"oxmgr: {error}" + ("; these lines are kept\n" if self._files else ", and nothing is saved\n")
-        )
-        return NO_DAEMON
-
-    def _ask(self, connection: Connection) -> tuple[list[InstanceView], Refused | None]:
-        try:
-            reply = ask(connection, GetInstances(self._targets))
-        except Refused as error:
-            return [], error
-        finally:
-            connection.close()
-        assert isinstance(reply, Instances)
-        for text in reply.warnings:
-            warn(text)
-        return reply.instances, None
-
-    def _take(self, views: list[InstanceView], *, new: bool = False) -> None:
-        for view in views:
-            for kind in self._kinds:
-                path = view.log_file if kind == "out" else view.error_log_file
-                self.take(path, view.name, self._ends.get(path, 0) if new else None)
-
-    def take(self, path: str, name: str, begin: int | None = None) -> None:
-        """Add a file: from its last lines on or, with `begin`, from there."""
-        if path not in self._files and not path.startswith("/dev/"):
-            self._files[path] = Follower(path, self._lines, begin), name
-
-    def _take_deleted(self, target: str) -> bool:
-        """Add the files of an app that is not there any more, by their names; whether there are any."""
-        found = False
-        for kind in self._kinds:
-            path = f"{self._places.logs}/{target}.{kind}.log"
-            if "/" not in target and os.path.exists(path):
-                self.take(path, target)
-                found = True
-        return found
-
-    def show_ends(self) -> None:
-        for follower, name in self._files.values():
-            self._write(name, follower.first)
-        sys.stdout.flush()
-
-    def flush(self) -> None:
-        """What has no end of line."""
-        for follower, name in self._files.values():
-            self._write(name, follower.flush())
-        sys.stdout.flush()
-
-    @property
-    def _many(self) -> bool:
-        return len({name for _, name in self._files.values()}) > 1
-
-    def follow(self, until: int = -1) -> None:
-        """Until that fd becomes readable, if there is one, and what was printed before that has been shown."""
-        _raise_fd_limit()
-        poll = select.poll()
-        if until >= 0:
-            poll.register(until, select.POLLIN)
-        turn = 0
-        while True:
-            ended = bool(poll.poll(LOOK_EVERY_MS))
-            turn += 1
-            if turn % NEW_INSTANCES_EVERY == 0:
-                self._look_for_new()
-            for follower, name in self._files.values():
-                self._write(name, follower.more())
-            if ended:
-                self.flush()
-                return
-            sys.stdout.flush()
-
-    def _look_for_new(self) -> None:
-        try:
-            connection = connect(self._places)
-        except NoDaemon:
-            return  # perhaps there will be another one
-        try:
-            reply = connection.request(GetInstances())
-        except (NoDaemon, Refused):
-            return
-        finally:
-            connection.close()
-        if isinstance(reply, Instances):
-            meant = [view for view in reply.instances if not self._targets or self._is_meant(view)]
-            self._take(meant, new=True)
-
-    def _is_meant(self, view: InstanceView) -> bool:
-        return any(selects(target, view.app, view.instance, view.namespace) for target in self._targets)
-
-    def _write(self, name: str, lines: list[bytes]) -> None:
-        if not lines:
-            return
-        prefix = b""
-        if self._many:
-            colour = COLOURS[sum(name.encode()) % len(COLOURS)]
-            prefix = f"{paint(name, colour, self._colour)} | ".encode()
-        out = b"".join(prefix + line for line in lines)
-        if not out.endswith(b"\n"):
-            out += b"\n"
-        sys.stdout.flush()
-        sys.stdout.buffer.write(out)
-
-
 def _raise_fd_limit() -> None:
-    """Each followed file takes one."""
+    """Each log takes two: its file and its index."""
     from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
     _, hard = getrlimit(RLIMIT_NOFILE)
     setrlimit(RLIMIT_NOFILE, (hard, hard))
+
+
+def _tell_writer(args: Args) -> int:
+    """Who writes the files is the daemon, so it is asked to."""
+    what = [key for key in ("flush", "reopen") if args.flag(key)]
+    others = [option.names[0] for option in args.command.options if args.flag(option.key) and option.key not in what]
+    if len(what) > 1 or others:
+        raise Usage(f"--{what[0]} shows nothing: leave {'--reopen' if len(what) > 1 else others[0]} out")
+    from oxmgr.model.messages import FlushLogs, ReopenLogs
+
+    targets = args.words or ["all"]
+    connection = connect(my_places())
+    done = ask(connection, FlushLogs(targets) if what == ["flush"] else ReopenLogs(targets))
+    connection.close()
+    assert isinstance(done, Done)
+    names = [view.name for view in done.instances if view.name not in done.failed]
+    if names:
+        sys.stdout.write(f"{'emptied' if what == ['flush'] else 'opened anew'}: the logs of {', '.join(names)}\n")
+    return show_done(replace(done, instances=[]), args)

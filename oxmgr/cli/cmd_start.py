@@ -6,7 +6,7 @@ from _signal import SIGHUP, SIGINT, SIGTERM, pidfd_send_signal
 
 from oxmgr.cli.cmd_apply import apply, read_files, show_plan
 from oxmgr.cli.context import ask, my_environ, my_places, show_done
-from oxmgr.cli.output import warn
+from oxmgr.cli.output import wants_colour, warn
 from oxmgr.cli.parser import Args, Usage, nearest
 from oxmgr.cli.settle import settle
 from oxmgr.client.connection import NoDaemon, NotRunning, connect
@@ -21,7 +21,7 @@ from oxmgr.model.targets import selects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oxmgr.cli.cmd_logs import Streams
+    from oxmgr.cli.follow import Follow
 
 APP_OPTIONS = ("name", "instances", "cwd", "set", "restart", "namespace")
 FILE_OPTIONS = ("config", "only", "env")
@@ -181,14 +181,14 @@ def _foreground(specs: list[Spec], args: Args) -> int:
     if args.flag("dry-run"):
         return apply(specs, args)
     stop = Stop()
-    streams = _streams(specs, places)
+    follow = _follow(specs, places)
     pid = start_attached()
     stop.daemon = os.pidfd_open(pid)
     try:
         if stop.asked:
             stop.ask()
         else:
-            _run_attached(specs, places, streams, stop)
+            _run_attached(specs, places, follow, stop)
     finally:
         # Whatever ended this, a broken pipe perhaps: what was started here does not outlive it.
         if not stop.asked:
@@ -221,20 +221,28 @@ class Stop:
                 pass
 
 
-def _streams(specs: list[Spec], places: Places) -> "Streams":
+def _follow(specs: list[Spec], places: Places) -> "Follow":
     """What is printed from now on; an earlier run's lines are in the files."""
-    from oxmgr.cli.cmd_logs import Streams
+    from oxmgr.cli.follow import Follow
+    from oxmgr.cli.logprint import Printer
+    from oxmgr.cli.logsources import Sources
 
-    streams = Streams(places, lines=0)
+    sources = Sources(places)
+    printer = Printer("text", sys.stdout.buffer, colour=wants_colour(1), protect=os.isatty(1))
+    follow = Follow(places, sources, printer)
     # The new spec of an app replaces the saved one.
     for spec in {**read_saved_specs(places), **{spec.name: spec for spec in specs}}.values():
         for index in range(spec.instances):
-            for path in log_paths(spec, index, places.logs):
-                streams.take(path, instance_name(spec.name, index, spec.instances))
-    return streams
+            out, err = log_paths(spec, index, places.logs)
+            name = instance_name(spec.name, index, spec.instances)
+            for path, kind in ((out, "out" if out != err else ""), (err, "err")):
+                sources.add(path, name, spec.name, index, kind)
+    for chain in sources.chains():
+        follow.add(chain)
+    return follow
 
 
-def _run_attached(specs: list[Spec], places: Places, streams: "Streams", stop: Stop) -> None:
+def _run_attached(specs: list[Spec], places: Places, follow: "Follow", stop: Stop) -> None:
     try:
         connection = connect(places)
         reply = ask(connection, Apply(specs, my_environ()))
@@ -248,4 +256,4 @@ def _run_attached(specs: list[Spec], places: Places, streams: "Streams", stop: S
     except NoDaemon:
         # A Ctrl-C came first. What was printed until then is shown all the same.
         pass
-    streams.follow(until=stop.daemon)
+    follow.run(until=stop.daemon)

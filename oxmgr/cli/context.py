@@ -166,16 +166,17 @@ def show_done(reply: Reply, args: Args, *, last_lines: bool = False) -> int:
 
 
 def show_last_lines(view: InstanceView) -> None:
+    from oxmgr.cli.logprint import Printer
     from oxmgr.cli.tail import last_lines
 
-    for path in dict.fromkeys((view.log_file, view.error_log_file)):
-        lines = last_lines(path, LAST_LINES)
-        if lines:
-            sys.stderr.write(f"--- the end of {path}\n")
-            sys.stderr.flush()
-            sys.stderr.buffer.write(b"".join(lines))
-            if not lines[-1].endswith(b"\n"):
-                sys.stderr.write("\n")
+    runs = last_lines(view, LAST_LINES)
+    if not runs:
+        return
+    sys.stderr.write(f"--- the last lines of {view.name}, see oxmgr logs {view.name}\n")
+    sys.stderr.flush()
+    printer = Printer("text", sys.stderr.buffer, protect=os.isatty(2))
+    printer.show(runs)
+    printer.close()
 
 
 def warn_of_aside() -> None:

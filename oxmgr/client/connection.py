@@ -86,6 +86,17 @@ class Connection:
                 if isinstance(reply, EventsEnd) and not request.follow:
                     return
 
+    def follow_events(self) -> None:
+        """Ask for the events to come; arrived() has them."""
+        self._send(GetEvents(limit=0, follow=True))
+
+    def arrived(self) -> "list[Reply]":
+        """The replies that are there, without waiting for more than the rest of one."""
+        found = [self._receive()]
+        while len(self._buffer) >= 4 and len(self._buffer) - 4 >= int.from_bytes(self._buffer[:4], "big"):
+            found.append(self._receive())
+        return found
+
     def wait_for_end(self) -> None:
         """Until the daemon has hung up, which it does as the last thing before its end."""
         try:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from oxmgr.config.lines import Path
-from oxmgr.model.spec import CONDITIONS, RESTARTS, STOP_MODES
+from oxmgr.model.spec import CONDITIONS, LOG_FORMATS, LOG_SINKS, ON_FULL, RESTARTS, STOP_MODES
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 PETABYTE_MB = 1_000_000_000
@@ -46,8 +46,9 @@ KEYS = {
         Key("namespace", "namespace", "default", "a label to act on: `oxmgr stop @NAME`"),
         Key("disabled", "bool", "false", "leave the app out"),
         Key("profiles", "profiles", "", "tables of other values, chosen by `--env NAME`"),
-        Key("log_file", "path", "in the log folder", "where stdout goes, and stderr too if `error_log_file` is absent"),
+        Key("log_file", "path", "in the log folder", "where stdout goes, and stderr too if `error_log_file` is absent; further instances add their number, `api:1.log`; `/dev/null` and `/dev/stdout` are what they say"),
         Key("error_log_file", "path", "in the log folder", "where stderr goes"),
+        Key("logs", "table", "", "a table: how much is kept of what it prints, in which form, and where"),
         Key("limits", "table", "", "a table: what each instance may use, with all of its processes"),
         Key("sandbox", "table", "", "a table: with which rights it runs; `user` beside it is the same as `sandbox.user`"),
     )
@@ -87,9 +88,21 @@ _SANDBOX = (
     Key("deny_gpu", "bool", "false", "the host's graphics cards are hidden from it, and libraries are told that there are none"),
 )  # fmt: skip
 
+_LOGS = (
+    Key("max_size_mb", "number", "20", "a file is rotated at the end of a line when it has so much; 0: never", 0, PETABYTE_MB),
+    Key("max_files", "int", "5", "how many rotated files are kept", 0, 100_000),
+    Key("max_days", "number", "14", "a file is rotated when its first line is so old, and rotated ones are kept no longer; 0: for ever", 0, 36_500),
+    Key("compress", "bool", "true", "rotated files are compressed (gzip)"),
+    Key("format", "choice", "raw", "of files: the very bytes of the app, Kubernetes' lines with times, or one JSON object a line", choices=LOG_FORMATS),
+    Key("sink", "choice", "file", "a file, systemd's journal, the daemon's own stdout with a name before each line, or without (`inherit`), or nothing at all", choices=LOG_SINKS),
+    Key("on_full", "choice", "block", "when the disk is full: the app waits, or what it prints is dropped and counted", choices=ON_FULL),
+    Key("rate_limit", "int", "", "lines a second; what is above is dropped and counted", 1, 1_000_000_000),
+)  # fmt: skip
+
 TABLES = {
     "limits": {key.name: key for key in _LIMITS},
     "sandbox": {key.name: key for key in _SANDBOX},
+    "logs": {key.name: key for key in _LOGS},
 }
 """The keys of each sub-table. The values of one are merged key by key over defaults, app and profile."""
 
@@ -121,13 +134,10 @@ LATER = frozenset(
         "timezone",
         "catch_up",
         "hooks",
-        "logs",
         "log_date_format",
         "alerts",
         "webhook",
         "max_unavailable",
-        "rate_limit",
-        "on_full",
     ]
 )
 """Keys that a later version of oxmgr has."""

@@ -11,6 +11,7 @@ from oxmgr.config.env import read_env_file
 from oxmgr.config.errors import ConfigError, Problem, error, nearest
 from oxmgr.config.limits import make_limits
 from oxmgr.config.lines import Path, find_lines, find_octals
+from oxmgr.config.logs import make_logs
 from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_caller
 from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.graph import find_cycle, start_order
@@ -19,7 +20,7 @@ from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
 FILE = "oxfile.toml"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
-MAKERS = {"limits": make_limits, "sandbox": make_sandbox}
+MAKERS = {"limits": make_limits, "sandbox": make_sandbox, "logs": make_logs}
 """What makes a field of Spec of each sub-table in keys.TABLES."""
 
 WHICH_PROGRAM = (("working_dir",), ("env_file",), (keys.VARIABLES, "PATH"))

@@ -5,7 +5,20 @@ leads out of a folder, no text that ends early. Whether this host can do what is
 """
 
 from oxmgr.model.capabilities import capability_mask
-from oxmgr.model.spec import CONDITIONS, NAME_LIMIT, RESTARTS, STOP_MODES, Limits, Sandbox, Spec, name_error
+from oxmgr.model.spec import (
+    CONDITIONS,
+    LOG_FORMATS,
+    LOG_SINKS,
+    NAME_LIMIT,
+    ON_FULL,
+    RESTARTS,
+    STOP_MODES,
+    Limits,
+    Logs,
+    Sandbox,
+    Spec,
+    name_error,
+)
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 PETABYTE_MB = 1_000_000_000
@@ -54,12 +67,19 @@ LIMITS: dict[str, tuple[float, float]] = {
     "nice": (-20, 19),
     "oom_score_adj": (-1000, 1000),
 }
+LOGS: dict[str, tuple[float, float]] = {
+    "max_size_mb": (0, PETABYTE_MB),
+    "max_files": (0, 100_000),
+    "max_days": (0, 36_500),
+    "rate_limit": (1, 1_000_000_000),
+}
+LOG_WORDS: dict[str, tuple[str, ...]] = {"format": LOG_FORMATS, "sink": LOG_SINKS, "on_full": ON_FULL}
 SANDBOX: dict[str, tuple[float, float]] = {
     "uid": (-1, ID_LIMIT),
     "gid": (-1, ID_LIMIT),
     "umask": (-1, 0o777),
 }
-OPTIONAL = frozenset((*LIMITS, "restart_delay_ms")) - {"cpu_window_secs"}
+OPTIONAL = frozenset((*LIMITS, "restart_delay_ms", "rate_limit")) - {"cpu_window_secs"}
 """Those that may be None."""
 
 
@@ -76,11 +96,21 @@ def spec_error(spec: Spec) -> str | None:
         or _words(spec)
         or _limits(spec.limits)
         or _sandbox(spec.sandbox)
+        or _logs(spec.logs)
         or _size(spec)
     )
 
 
-def _numbers(of: "Spec | Limits | Sandbox", ranges: dict[str, tuple[float, float]], where: str = "") -> str | None:
+def _logs(logs: Logs) -> str | None:
+    for key, known in LOG_WORDS.items():
+        if getattr(logs, key) not in known:
+            return f"logs.{key}: expected {_one_of(known)}, got {_shown(getattr(logs, key))}"
+    return _numbers(logs, LOGS, "logs.")
+
+
+def _numbers(
+    of: "Spec | Limits | Sandbox | Logs", ranges: dict[str, tuple[float, float]], where: str = ""
+) -> str | None:
     for key, (low, high) in ranges.items():
         value = getattr(of, key)
         # What is no number at all (NaN) is in no range.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from msgspec import DecodeError, Raw, Struct, ValidationError, convert, field, to_builtins
+    from msgspec.json import decode as decode_json
     from msgspec.json import encode as encode_json
     from msgspec.json import format as format_json
     from msgspec.msgpack import Decoder, decode, encode
@@ -31,6 +32,7 @@ __all__ = [
     "asdict",
     "convert",
     "decode",
+    "decode_json",
     "encode",
     "encode_json",
     "field",
@@ -127,6 +129,7 @@ if not TYPE_CHECKING:
     asdict = core.asdict
     convert = core.convert
     decode = core.msgpack_decode
+    decode_json = core.json_decode
     encode = core.msgpack_encode
     encode_json = core.json_encode
     force_setattr = core.force_setattr

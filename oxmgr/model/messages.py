@@ -74,6 +74,19 @@ class SendInput(Struct, tag="input"):
     data: bytes
 
 
+class FlushLogs(Struct, tag="flush-logs"):
+    """Empty the current log files of these; rotated ones stay."""
+
+    targets: list[str]
+
+
+class ReopenLogs(Struct, tag="reopen-logs"):
+    """Somebody has renamed log files of these, or mended what kept them from being written to: begin anew with the
+    paths that were asked for."""
+
+    targets: list[str]
+
+
 class GetInstances(Struct, tag="instances"):
     """No target: all of them."""
 
@@ -102,7 +115,20 @@ class StopDaemon(Struct, tag="shutdown"):
     """Stop the apps in order, leave what is desired as it is, and end. The last reply comes before the end."""
 
 
-Request = Apply | Act | Scale | SendSignal | SendInput | GetInstances | GetEnv | GetEvents | GetDaemon | StopDaemon
+Request = (
+    Apply
+    | Act
+    | Scale
+    | SendSignal
+    | SendInput
+    | FlushLogs
+    | ReopenLogs
+    | GetInstances
+    | GetEnv
+    | GetEvents
+    | GetDaemon
+    | StopDaemon
+)
 
 
 # --- replies ---

@@ -40,6 +40,10 @@ class Places(Struct, frozen=True):
     def stdin(self, instance: str) -> str:
         return f"{self.run}/{instance}.stdin"
 
+    def pipe(self, instance: str, kind: str) -> str:
+        """The FIFO of its standard output (`out`) or standard error (`err`)."""
+        return f"{self.run}/{instance}.{kind}"
+
 
 def find_places(environ: dict[str, str], uid: int) -> Places:
     """The places of the user `uid` with this environment. ValueError when no home is known."""

@@ -67,8 +67,32 @@ class Sandbox(Struct, frozen=True, omit_defaults=True, gc=False):
     deny_gpu: bool = False
 
 
+class Logs(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Where what an instance prints goes, and how much of it is kept.
+
+    A file is rotated at a line's end when it has `max_size_mb` MiB (0: never) or its first line is `max_days` old;
+    `max_files` rotated ones are kept, none for longer than `max_days` (0: for ever). `format` and `sink` are of
+    LOG_FORMATS and LOG_SINKS. `on_full` "block": when the disk is full the app waits; "drop": what does not fit is
+    counted. `rate_limit` is lines a second; what is above it is counted and dropped.
+    """
+
+    max_size_mb: float = 20.0
+    max_files: int = 5
+    max_days: float = 14.0
+    compress: bool = True
+    format: str = "raw"
+    sink: str = "file"
+    on_full: str = "block"
+    rate_limit: int | None = None
+
+
+LOG_FORMATS = ("raw", "cri", "json")
+LOG_SINKS = ("file", "journald", "stdout", "inherit", "none")
+ON_FULL = ("block", "drop")
+
 NO_LIMITS = Limits()
 NO_SANDBOX = Sandbox()
+DEFAULT_LOGS = Logs()
 
 
 class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -104,6 +128,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     error_log_file: str | None = None
     limits: Limits = NO_LIMITS
     sandbox: Sandbox = NO_SANDBOX
+    logs: Logs = DEFAULT_LOGS
 
 
 def name_error(name: str) -> str | None:
@@ -141,6 +166,18 @@ def log_paths(spec: Spec, index: int, logs: str) -> tuple[str, str]:
     out = spec.log_file or f"{logs}/{spec.name}.out.log"
     err = spec.error_log_file or (out if spec.log_file else f"{logs}/{spec.name}.err.log")
     return _numbered(out, index), _numbered(err, index)
+
+
+def shared_log(specs: list[Spec], logs: str) -> tuple[str, str, str] | None:
+    """A file that two apps would write to, and their names."""
+    owners: dict[str, str] = {}
+    own = {spec.name for spec in specs if spec.log_file or spec.error_log_file}
+    for spec in specs if own else ():
+        for index in range(spec.instances if spec.logs.sink == "file" else 0):
+            for path in log_paths(spec, index, logs):
+                if owners.setdefault(path, spec.name) != spec.name and not path.startswith("/dev/"):
+                    return path, owners[path], spec.name
+    return None
 
 
 def _numbered(path: str, index: int) -> str:

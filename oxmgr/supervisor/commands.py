@@ -11,7 +11,7 @@ from oxmgr.model.check import spec_error
 from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import NAME_LIMIT, Limits, Spec
+from oxmgr.model.spec import NAME_LIMIT, Limits, Spec, shared_log
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
 from oxmgr.supervisor.limits import not_enforceable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.fleet import Fleet
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.outputs import Outputs
 
 INSTANCES_LIMIT = 10_000
 
@@ -52,6 +53,7 @@ class Commands:
         events: "Events",
         health: "Health",
         places: "Places",
+        outputs: "Outputs",
         loop: "Loop",
     ) -> None:
         self._fleet = fleet
@@ -59,6 +61,7 @@ class Commands:
         self._events = events
         self._health = health
         self._places = places
+        self._outputs = outputs
         self._loop = loop
         self._end = loop.stop
         self._held_back: list[Instance] = []
@@ -115,7 +118,7 @@ class Commands:
     # --- apply ---
 
     def _apply(self, request: m.Apply, client: "Client") -> None:
-        self._check(request.specs)
+        self._check(request.specs, request.prune)
         if request.plan_only:
             client.finish(m.Done(self._plan(request, {name: app.spec for name, app in self._fleet.apps.items()})))
             return
@@ -174,8 +177,10 @@ class Commands:
                     start.append(instance)
                 elif again:
                     restart.append(instance)
-                elif spec.limits != before.limits:
-                    limit.append((instance, before.limits))
+                else:
+                    self._fleet.launcher.connect(instance)
+                    if spec.limits != before.limits:
+                        limit.append((instance, before.limits))
             self._fleet.gate(app)
             if action.action in ("add", "change"):
                 kind = "added" if action.action == "add" else "changed"
@@ -188,7 +193,7 @@ class Commands:
         goals.update((one, UP) for one in stay if not (one.down and _finished(one)))
         self._fleet.change_limits(limit, lambda: self._wait(client, goals, stay, changes))
 
-    def _check(self, specs: list[Spec]) -> None:
+    def _check(self, specs: list[Spec], prune: bool) -> None:
         names: set[str] = set()
         for spec in specs:
             wrong = spec_error(spec)
@@ -200,6 +205,13 @@ class Commands:
             missing = not_enforceable(spec.limits, self._fleet.trees.cgroups)
             if missing and spec.limits.required:
                 raise Refusal(f"{spec.name}: {missing[0]}, and limits.required says that it must be", m.FAILED)
+        after = {spec.name: spec for spec in specs}
+        if not prune:
+            after = {name: app.spec for name, app in self._fleet.apps.items()} | after
+        shared = shared_log(list(after.values()), self._places.logs)
+        if shared is not None:
+            path, one, other = shared
+            raise Refusal(f"{one} and {other} would both write to {path}: give one of them another log_file")
         cycle = find_cycle(self._fleet.graph() | {spec.name: list(spec.depends_on) for spec in specs})
         if cycle:
             raise Refusal(f"depends_on goes in a circle: {' → '.join(cycle)}: take one of them out")
@@ -320,6 +332,25 @@ class Commands:
         except OSError as error:
             raise Refusal(f"cannot write to {instance.name}: {error.strerror}", m.FAILED) from None
         client.finish(m.Done([], [self._fleet.view(instance)]))
+
+    # --- logs ---
+
+    def _flush_logs(self, request: m.FlushLogs, client: "Client") -> None:
+        failed: dict[str, str] = {}
+        chosen = self._select(request.targets)
+        for instance in chosen:
+            try:
+                self._outputs.flush(instance)
+            except OSError as error:
+                failed[instance.name] = f"{error.filename or 'its log'}: {error.strerror}"
+        client.finish(m.Done([], [self._fleet.view(one) for one in chosen], failed, self._health.warnings()))
+
+    def _reopen_logs(self, request: m.ReopenLogs, client: "Client") -> None:
+        chosen = self._select(request.targets)
+        for instance in chosen:
+            for output in dict.fromkeys(instance.outputs.values()):
+                output.reopen()
+        client.finish(m.Done([], [self._fleet.view(one) for one in chosen], {}, self._health.warnings()))
 
     # --- the end ---
 
@@ -475,6 +506,8 @@ _HANDLERS: "dict[type, Callable[..., None]]" = {
     m.Scale: Commands._scale,
     m.SendSignal: Commands._signal,
     m.SendInput: Commands._input,
+    m.FlushLogs: Commands._flush_logs,
+    m.ReopenLogs: Commands._reopen_logs,
     m.GetInstances: Commands._get_instances,
     m.GetEnv: Commands._get_env,
     m.GetEvents: Commands._get_events,

@@ -23,6 +23,7 @@ from oxmgr.supervisor.journal import EventFile, Journal
 from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
+from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.takeover import restore, resume
 from oxmgr.supervisor.trees import Trees
 from oxmgr.supervisor.views import observed
@@ -77,9 +78,10 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
     events = Events(EventFile(places.events, health), log)
     cgroups = open_cgroups(places.state)
     trees = Trees(cgroups, loop)
-    launcher = Launcher(places, loop, background, trees, given)
+    outputs = Outputs(loop, places, log)
+    launcher = Launcher(places, loop, background, trees, outputs, given)
     fleet = Fleet(loop, journal, events, trees, launcher, places)
-    commands = Commands(fleet, desired, events, health, places, loop)
+    commands = Commands(fleet, desired, events, health, places, outputs, loop)
     signals = native.signalfd(list(SIGNALS))
     loop.add(signals, READ, lambda _: _on_signals(signals, fleet, commands))
     server = Server(places.socket, group, loop, log)
@@ -103,6 +105,7 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
         except FileNotFoundError:
             log("somebody has removed the socket meanwhile")
         launcher.networks.end()
+        outputs.compressor.end()
         cgroups.close()
         log("ended")
         os.close(lock)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.journal import Journal
     from oxmgr.supervisor.launcher import Launcher
     from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.orphans import Look
     from oxmgr.supervisor.trees import Trees
 
 
@@ -70,7 +71,7 @@ class Fleet:
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
-        trees.emptied = lambda instance: self.send(instance, Emptied())
+        trees.emptied = self._emptied
         launcher.later = self.send
         launcher.claim = self._claim
         self._unclaimed: dict[int, tuple[int | None, int | None]] = {}
@@ -338,10 +339,8 @@ class Fleet:
         instance.stuck = ""
         self.trees.let_go(instance)
 
-    def _ended_here(
-        self, instance: Instance, code: int | None, number: int | None, orphans: "dict[Instance, list[int]]"
-    ) -> None:
-        self.ended(instance, code, number, empty=self.trees.is_empty(instance, orphans))
+    def _ended_here(self, instance: Instance, code: int | None, number: int | None, look: "Look") -> None:
+        self.ended(instance, code, number, empty=self.trees.is_empty(instance, look))
 
     def _claim(self, instance: Instance) -> None:
         """A thread's start is known now; its end may have come before."""
@@ -354,13 +353,25 @@ class Fleet:
             self._ended_here(instance, *end, self.trees.orphans())
 
     def ended(self, instance: Instance, code: int | None, number: int | None, *, empty: bool) -> None:
-        """Its main process has, and is let go."""
+        """Its main process has, and is let go. What it printed is in its log before anybody is told."""
+        self._take_last_lines(instance, empty)
         held = self._held.get(instance)
         if isinstance(held, Stop):
             # It was to be stopped as soon as others are down; it must not be started for that.
             del self._held[instance]
             self.send(instance, held)
         self.send(instance, self.launcher.end_of(instance, code, number, empty))
+
+    def _emptied(self, instance: Instance) -> None:
+        self._take_last_lines(instance, True)
+        self.send(instance, Emptied())
+
+    def _take_last_lines(self, instance: Instance, empty: bool) -> None:
+        for output in dict.fromkeys(instance.outputs.values()):
+            if empty:
+                output.finish()
+            else:
+                output.drain()
 
     def view(self, instance: Instance) -> messages.InstanceView:
         return view(instance, self._places)

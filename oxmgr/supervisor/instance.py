@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Timer
     from oxmgr.supervisor.native import Child
+    from oxmgr.supervisor.outputs import Direct, Output
     from oxmgr.supervisor.process import Process
 
 
@@ -18,15 +19,15 @@ class Instance:
     an earlier daemon's child. The launcher's: `cgroup` is its folder or "", `limited` what that folder has of limits,
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
-    `pending`: a start is being prepared, `spawning` is
-    the child that a thread makes, `warnings` what of its spec this host does not hold. The fleet's: the
+    `pending`: a start is being prepared, `spawning` is the child that a thread makes, `outputs` what its fds 1 and 2
+    go to (`wired`: by what its spec said then), `warnings` what of its spec this host does not hold. The fleet's: the
     others; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
         *("app", "cgroup", "foreign", "generation", "gone", "index", "leaving", "limited", "network"),
-        *("ooms", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("timer", "warnings", "worn"),
+        *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
+        *("timer", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int) -> None:
@@ -45,6 +46,8 @@ class Instance:
         self.pending = False
         self.spawning: Child | None = None
         self.stuck = ""
+        self.outputs: dict[int, Output | Direct] = {}
+        self.wired: object = None
         self.warnings: list[str] = []
         self.started_at = 0.0
         self.ticks = 0

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.background import Background
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.outputs import Outputs
     from oxmgr.supervisor.trees import Trees
 
 
@@ -37,7 +38,13 @@ class Launcher:
     way in threads."""
 
     def __init__(
-        self, places: "Places", loop: "Loop", background: "Background", trees: "Trees", given: list[int]
+        self,
+        places: "Places",
+        loop: "Loop",
+        background: "Background",
+        trees: "Trees",
+        outputs: "Outputs",
+        given: list[int],
     ) -> None:
         self.later: Callable[[Instance, Event], None] = lambda instance, event: None
         self._places = places
@@ -48,6 +55,7 @@ class Launcher:
         self._background = background
         self._trees = trees
         self._cgroups = trees.cgroups
+        self._outputs = outputs
         self._given = given
 
     def launch(self, instance: "Instance") -> Event | None:
@@ -90,6 +98,7 @@ class Launcher:
         if wrong and spec.limits.required:
             return SpawnFailed(_required(instance, wrong), final=True)
         instance.warnings += wrong
+        self.open_outputs(instance)
         if spec.sandbox.uid >= 0:
             self._spawn_apart(instance)
             return None
@@ -198,9 +207,16 @@ class Launcher:
         try:
             if instance.cgroup:
                 folder = os.open(instance.cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            network = instance.network if app.spec.sandbox.private_network else -1
             return process.start(
-                app.spec, instance.index, app.environ, self._places, self._given, folder, network, child
+                app.spec,
+                instance.index,
+                app.environ,
+                self._given,
+                stdin=self._places.stdin(instance.folder),
+                outputs=instance.outputs,
+                cgroup=folder,
+                network=instance.network if app.spec.sandbox.private_network else -1,
+                child=child,
             )
         except FileNotFoundError as error:
             raise StartError(f"cannot start {instance.name}: its cgroup is gone", errno.ENODEV) from error
@@ -251,8 +267,46 @@ class Launcher:
         # A tree is killed as one, and of those processes the kernel counts the first twice: this is one kill.
         return Exited(code, number, empty, 1, f"out of memory, killed by the kernel: {why}{shown}")
 
+    def open_outputs(self, instance: "Instance") -> None:
+        """Have them as its spec says. StartError when there can be no pipes."""
+        spec = instance.app.spec
+        wired = (spec.logs, spec.log_file, spec.error_log_file, spec.sandbox.uid)
+        if instance.outputs and wired == instance.wired:
+            return
+        self._close_outputs(instance)
+        try:
+            instance.outputs = self._outputs.make(instance)
+            instance.wired = wired
+        except OSError as error:
+            what = f"{error.filename or 'a pipe'}: {error.strerror}"
+            raise StartError(f"cannot start {instance.name}: make the pipes of its output: {what}", 0) from None
+
+    def connect(self, instance: "Instance") -> None:
+        """The same for what runs already, also after a change of its spec that needs no new process."""
+        try:
+            self.open_outputs(instance)
+        except StartError as error:
+            instance.warnings.append(str(error))
+
+    def pick_up(self, instance: "Instance") -> None:
+        """It does not run, and a daemon before may have been killed over its last lines."""
+        if self._outputs.has_left(instance):
+            self.connect(instance)
+            self.put_away(instance)
+
+    def _close_outputs(self, instance: "Instance") -> None:
+        for output in dict.fromkeys(instance.outputs.values()):
+            output.drain()
+            output.close()
+        instance.outputs = {}
+
     def put_away(self, instance: "Instance") -> None:
-        """It is down: its cgroup goes."""
+        """It is down: its cgroup goes, and its pipes when all that it printed has arrived."""
+        outputs = dict.fromkeys(instance.outputs.values())
+        for output in outputs:
+            output.finish()
+        if all(output.is_empty() for output in outputs):
+            self._close_outputs(instance)
         if instance.cgroup:
             self._trees.tidy(instance.cgroup)
             instance.cgroup = ""
@@ -261,6 +315,8 @@ class Launcher:
     def forget(self, instance: "Instance") -> None:
         instance.gone = True
         self.put_away(instance)
+        self._close_outputs(instance)
+        self._outputs.remove(instance)
         if instance.network >= 0:
             os.close(instance.network)
             instance.network = -1

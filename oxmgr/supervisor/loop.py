@@ -42,7 +42,7 @@ class Loop:
     def __init__(self, failed: "Callable[[Exception], None]") -> None:
         self.failed = failed
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._callbacks: dict[int, Callable[[int], object]] = {}
         self._fresh: set[int] = set()
         self._timerfd = native.timerfd()
         self._timers: list[tuple[float, int, Timer]] = []
@@ -52,7 +52,7 @@ class Loop:
         self._going = True
         self.add(self._timerfd, READ, self._on_timer)
 
-    def add(self, fd: int, events: int, callback: "Callable[[int], None]") -> None:
+    def add(self, fd: int, events: int, callback: "Callable[[int], object]") -> None:
         """Call `callback(events)` when the fd has one of the events."""
         self._callbacks[fd] = callback
         self._fresh.add(fd)

@@ -1,6 +1,9 @@
 """The extension with Python's types and exceptions. csrc/oxmgr.h says what each call does."""
 
+import fcntl
 import os
+import sys
+from errno import EINVAL
 
 from oxmgr._native import ffi, lib
 
@@ -29,6 +32,7 @@ _STEPS = {
 OWN_NETWORK = -2
 
 _BATCH = 64
+_FIONREAD = 0x541B  # asm-generic/ioctls.h
 
 _exits = ffi.new("struct ox_exit[]", _BATCH)
 _numbers = ffi.new("int[]", _BATCH)
@@ -144,6 +148,117 @@ def timerfd() -> int:
 def timerfd_set(fd: int, nanoseconds: int) -> None:
     """Absolute, on CLOCK_MONOTONIC; 0 disarms."""
     _check(lib.ox_timerfd_set(fd, nanoseconds))
+
+
+# --- logs ---
+
+
+class Pipe:
+    """Moves bytes out of one pipe. `offset` is where in a file the next ones go."""
+
+    __slots__ = ("_offset", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._offset = ffi.new("int64_t *")
+
+    @property
+    def offset(self) -> int:
+        return int(self._offset[0])
+
+    @offset.setter
+    def offset(self, value: int) -> None:
+        self._offset[0] = value
+
+    def splice(self, file: int, budget: int) -> int:
+        """Up to so many bytes to the file at `offset`, which goes on by that; 0 when there are none. A kill falls
+        before or after it, but on a file system that takes no splice, where it may double what was being moved."""
+        moved = lib.ox_splice(self.fd, file, self._offset, budget)
+        if moved == -EINVAL:
+            moved = lib.ox_copy(self.fd, file, self._offset, _scratch(), budget)
+        return _check(moved)
+
+    def line_end(self) -> int:
+        """How many bytes its first line has, with the newline; 0 when it has no end yet. They stay where they are."""
+        return _check(lib.ox_line_end(self.fd, _scratch()))
+
+    def waiting(self) -> int:
+        """Bytes that are in it (FIONREAD of pipe(7))."""
+        return int.from_bytes(fcntl.ioctl(self.fd, _FIONREAD, b"\0\0\0\0"), sys.byteorder)
+
+    def discard(self, null: int, budget: int) -> int:
+        return _check(lib.ox_discard(self.fd, null, budget))
+
+
+_scratch_pipe: list[int] = []
+
+
+def _scratch() -> list[int]:
+    """A pipe that is empty, for what is only looked at."""
+    if not _scratch_pipe:
+        _scratch_pipe.extend(os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+    return _scratch_pipe
+
+
+def punch(file: int, offset: int, size: int) -> None:
+    """Give the room of these bytes back; OSError where that cannot be."""
+    _check(lib.ox_punch(file, offset, size))
+
+
+RAW, CRI, JSON, PREFIXED = lib.OX_RAW, lib.OX_CRI, lib.OX_JSON, lib.OX_PREFIXED
+LINE_LIMIT, BLOCK = lib.OX_LINE_LIMIT, lib.OX_BLOCK
+BETWEEN, KEPT, DROPPED = lib.OX_BETWEEN, lib.OX_KEPT, lib.OX_DROPPED
+
+
+class Formatter:
+    """Bytes into lines, as csrc/format.c says. `stream` stands in each of them. After each call, `used` is how many
+    bytes of the input are done with, `lines` how many were kept and `dropped` how many were not, `inside` whether the
+    input ended within a line."""
+
+    __slots__ = ("_done", "_format", "_kept", "_stream")
+
+    def __init__(self, kind: int, stream: bytes, limit: int = LINE_LIMIT) -> None:
+        self._stream = ffi.new("char[]", stream)
+        self._format = ffi.new("struct ox_format *", {"kind": kind, "stream": self._stream, "limit": limit})
+        self._done = ffi.new("struct ox_formatted *")
+
+    def begin(
+        self, stamp: bytes, *, final: bool = False, inside: int = 0, allowed: int = -1, notice: bytes = b""
+    ) -> None:
+        """How the following calls format."""
+        form = self._format
+        self._kept = [ffi.new("char[]", stamp), ffi.new("char[]", notice)]
+        form.stamp, form.notice = self._kept[0], self._kept[1] if notice else ffi.NULL
+        form.final, form.inside, form.allowed = final, inside, allowed
+
+    @property
+    def used(self) -> int:
+        return int(self._done.used)
+
+    @property
+    def lines(self) -> int:
+        return int(self._done.lines)
+
+    @property
+    def dropped(self) -> int:
+        return int(self._done.dropped)
+
+    @property
+    def inside(self) -> int:
+        return int(self._done.inside)
+
+    def file(self, source: int, offset: int, size: int, target: int, target_offset: int) -> int:
+        """From one file to another, a block at the most; the bytes that were written."""
+        return _check(lib.ox_format_file(self._format, source, offset, size, target, target_offset, self._done))
+
+    def text(self, data: bytes, room: int = 4 * BLOCK) -> bytes:
+        out = ffi.new("char[]", room)
+        size = lib.ox_format(self._format, data, len(data), out, room, self._done)
+        return bytes(ffi.buffer(out, size))
+
+    def send(self, journal: int, fields: bytes, data: bytes) -> bool:
+        """To journald, a datagram a line; False when it takes no more now."""
+        return not _check(lib.ox_send_lines(self._format, journal, fields, len(fields), data, len(data), self._done))
 
 
 def spawn_rung(wanted: int = -1) -> int:

@@ -2,17 +2,18 @@
 
 from oxmgr.model.messages import Change
 from oxmgr.model.spec import Spec
+from oxmgr.supervisor.outputs import plumbing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
-RESTARTING_KEYS = ("argv", "working_dir", "env", "log_file", "error_log_file", "sandbox")
-"""A change of any other key needs no new process."""
+RESTARTING_KEYS = ("argv", "working_dir", "env", "sandbox")
+"""A change of any other key needs no new process, but for one of logs that changes what its fds 1 and 2 are."""
 
 
 def must_restart(new: Spec, old: Spec) -> bool:
-    return any(getattr(new, key) != getattr(old, key) for key in RESTARTING_KEYS)
+    return any(getattr(new, key) != getattr(old, key) for key in RESTARTING_KEYS) or plumbing(new) != plumbing(old)
 
 
 def plan(asked: "Iterable[Spec]", desired: dict[str, Spec], idle: "Container[str]", *, prune: bool) -> list[Change]:

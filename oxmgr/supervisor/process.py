@@ -6,14 +6,14 @@ from errno import EAGAIN, EINVAL
 from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl, ioctl
 from sys import byteorder
 
-from oxmgr.model.spec import Spec, instance_name, log_paths
+from oxmgr.model.spec import Spec, instance_name
 from oxmgr.supervisor import native
 from oxmgr.supervisor.limits import rlimits
 from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oxmgr.model.places import Places
+    from oxmgr.supervisor.outputs import Direct, Output
 
 UMASK = 0o022
 _PROCESS_GROUP = 1 << 2
@@ -110,22 +110,23 @@ def start(
     spec: Spec,
     index: int,
     environ: bytes,
-    places: "Places",
     given: list[int],
+    *,
+    stdin: str,
+    outputs: "dict[int, Output | Direct]",
     cgroup: int = -1,
     network: int = -1,
     child: native.Child | None = None,
 ) -> Process:
     """Run an instance's program: `environ` is what its starter had, `given` the limit on open files that the daemon
-    was given, `cgroup` and `network` are fds or -1. StartError when it does not run. May run in a thread: `child` then
-    tells the loop of what is being made."""
+    was given, `stdin` the path of its FIFO, `cgroup` and `network` are fds or -1. StartError when it does not run. May
+    run in a thread: `child` then tells the loop of what is being made."""
     name = instance_name(spec.name, index, spec.instances)
     fds: list[int] = []
     try:
-        fds.append(_open_stdin(places.stdin(f"{spec.name}:{index}")))
-        out, err = log_paths(spec, index, places.logs)
-        fds.append(_open_log(out))
-        fds.append(_open_log(err) if err != out else fds[1])
+        fds.append(_open_stdin(stdin))
+        fds.append(outputs[1].open_for_app())
+        fds.append(outputs[2].open_for_app() if outputs[2] is not outputs[1] else fds[1])
         pid, pidfd = native.spawn(
             _strings(spec.argv),
             _strings([f"{key}={value}" for key, value in own_env(spec, index).items()]),
@@ -182,18 +183,6 @@ def _open_stdin(path: str) -> int:
     except FileNotFoundError:
         os.mkfifo(path, 0o600)
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-
-
-def _open_log(path: str) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-    # Without waiting, for a FIFO that nobody reads; the child's own writes shall wait.
-    try:
-        fd = os.open(path, flags | os.O_NONBLOCK, 0o640)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), 0o750, exist_ok=True)
-        fd = os.open(path, flags | os.O_NONBLOCK, 0o640)
-    os.set_blocking(fd, True)
-    return fd
 
 
 def write_stdin(path: str, data: bytes) -> None:

@@ -69,9 +69,12 @@ def resume(
             if not wanted:
                 stop.append(instance)
         elif _has_left(fleet, instance, old, folders.get(instance.folder, [])):
+            fleet.launcher.connect(instance)
             fleet.send(instance, Remains())
-        elif wanted and instance.state.status == is_.STOPPED:
-            start.append(instance)
+        else:
+            fleet.launcher.pick_up(instance)
+            if wanted and instance.state.status == is_.STOPPED:
+                start.append(instance)
     known = {instance.cgroup for instance in fleet}
     if whole:
         fleet.trees.clean(known)
@@ -98,6 +101,7 @@ def _adopt(fleet: "Fleet", loop: "Loop", instance: "Instance", seen: "Observed")
         main.close()
         return False
     fleet.trees.take(instance, main)
+    fleet.launcher.connect(instance)
     if instance.app.spec.sandbox.private_network:
         instance.network = network_of(main.pid)
     instance.started_at, instance.ticks = seen.started_at, seen.ticks

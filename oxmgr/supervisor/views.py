@@ -65,5 +65,8 @@ def view(instance: "Instance", places: "Places") -> messages.InstanceView:
         cgroup=instance.cgroup or None,
         oom_kills=state.oom_kills,
         limits=wanted(spec.limits),
-        warnings=instance.warnings,
+        warnings=[
+            *instance.warnings,
+            *(output.trouble for output in dict.fromkeys(instance.outputs.values()) if output.trouble),
+        ],
     )

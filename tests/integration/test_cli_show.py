@@ -116,7 +116,7 @@ def test_list_json_has_exactly_the_promised_keys_and_nothing_but_json(ox: Ox) ->
     assert web["working_dir"] == str(ox.folder) and web["command"] == "sleep 1000"
     assert (job["status"], job["exit_code"], job["signal"], job["reason"]) == ("exited", 3, None, "exit code 3")
     assert (off["status"], off["desired"], off["pid"], off["memory_bytes"]) == ("stopped", "stopped", None, None)
-    assert Path(off["log_file"]).exists() and Path(off["error_log_file"]).exists()
+    assert Path(job["log_file"]).exists() and Path(job["error_log_file"]).exists()
 
 
 def test_list_and_status_take_names_namespaces_and_globs(ox: Ox) -> None:
@@ -145,36 +145,6 @@ def test_status_says_all_there_is_to_say(ox: Ox) -> None:
 def test_what_an_app_is_called_cannot_move_the_cursor(ox: Ox) -> None:
     ox("start", "echo '\x1b[31m\n'; exec sleep 1000", "--name", "app")
     assert "\x1b" not in ox("status", "app").stdout
-
-
-# --- logs ---
-
-
-def test_logs_show_the_last_lines_and_whose_they_are(ox: Ox) -> None:
-    ox("start", "seq 1 30; echo wrong >&2; exec sleep 1000", "--name", "a")
-    wait_until(lambda: "30" in ox.home.log("a") and ox.home.log("a", "err"), "the lines")
-    assert ox("logs", "a").stdout.split() == [*map(str, range(11, 31)), "wrong"]
-    assert ox("logs", "a", "-n", "2").stdout == "29\n30\nwrong\n"
-    assert ox("logs", "a", "-n2", "--out").stdout == "29\n30\n"
-    assert ox("logs", "a", "--lines=5", "--err").stdout == "wrong\n"
-    assert ox("logs", "a", "-n", "0").stdout == ""
-    ox("start", "echo b; exec sleep 1000", "--name", "b")
-    wait_until(lambda: ox.home.log("b"), "b's line")
-    assert ox("logs", "-n", "1").stdout == "a | 30\na | wrong\nb | b\n"
-
-
-def test_a_line_without_an_end_is_shown(ox: Ox) -> None:
-    ox("start", "printf 'a\\nthe prompt> '; exec sleep 1000", "--name", "a")
-    wait_until(lambda: "prompt" in ox.home.log("a"), "the prompt")
-    assert ox("logs", "a", "-n", "1").stdout == "the prompt> \n"
-
-
-def test_the_logs_of_a_deleted_app_can_still_be_read(ox: Ox) -> None:
-    ox("start", "echo last words; exec sleep 1000", "--name", "a")
-    wait_until(lambda: ox.home.log("a"), "the words")
-    ox("delete", "a")
-    assert ox("logs", "a").stdout == "last words\n"
-    assert "there is no app or instance b" in ox("logs", "b", code=4).stderr
 
 
 # --- events ---

@@ -14,7 +14,7 @@ from oxmgr.model import check
 from oxmgr.model.capabilities import capability_names
 from oxmgr.model.check import spec_error
 from oxmgr.model.signals import signal_number
-from oxmgr.model.spec import Limits, Sandbox, Spec
+from oxmgr.model.spec import Limits, Logs, Sandbox, Spec
 
 
 def spec(name: str = "app", command: str = "x", argv: Any = ("x",), working_dir: str = "/", **rest: Any) -> Spec:
@@ -123,6 +123,19 @@ def test_what_cannot_be_taken_is_told_with_the_key_and_what_was_expected(wrong: 
     assert told is not None and said in told and len(told) < 250
 
 
+@pytest.mark.parametrize(
+    ("logs", "said"),
+    [
+        (Logs(max_files=-1), "logs.max_files: expected 0 to 100000, got -1"),
+        (Logs(max_size_mb=1e18), "logs.max_size_mb"),
+        (Logs(sink="syslog"), "logs.sink: expected 'file'"),
+        (Logs(rate_limit=0), "logs.rate_limit"),
+    ],
+)
+def test_logs_that_cannot_be_kept(logs: Logs, said: str) -> None:
+    assert said in (spec_error(spec(logs=logs)) or "")
+
+
 numbers = st.integers() | st.floats()
 
 
@@ -141,7 +154,8 @@ def test_no_number_gets_through_that_a_clock_or_a_c_int_does_not_take(
 
 def test_every_field_is_looked_at() -> None:
     elsewhere = {"name", "command", "argv", "working_dir", "env", "stop_exit_codes", "depends_on", "namespace"}
-    elsewhere |= {"log_file", "error_log_file", "limits", "sandbox"}
+    elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs"}
+    assert set(check.LOGS) | set(check.LOG_WORDS) | {"compress"} == set(Logs.__struct_fields__)
     assert elsewhere | set(check.NUMBERS) | set(check.WORDS) == set(Spec.__struct_fields__)
     assert set(check.LIMITS) | {"cpus", "required"} == set(Limits.__struct_fields__)
     elsewhere = {"user", "groups", "home", "shell", "capabilities", "read_only_paths"}
@@ -162,6 +176,9 @@ def test_the_bounds_are_those_of_the_keys() -> None:
     assert set(limits) == set(check.LIMITS)
     assert {name for name in limits if limits[name] != check.LIMITS[name]} == WIDER
     assert all(check.LIMITS[name][0] < limits[name][0] and check.LIMITS[name][1] == limits[name][1] for name in WIDER)
+    logs = {key.name: (key.low, key.high) for key in keys.TABLES["logs"].values() if key.kind in bounded}
+    words = {key.name: key.choices for key in keys.TABLES["logs"].values() if key.kind == "choice"}
+    assert (logs, words) == (check.LOGS, check.LOG_WORDS)
     umask = keys.TABLES["sandbox"]["umask"]
     assert {"uid": (-1, ID_LIMIT), "gid": (-1, ID_LIMIT), "umask": (umask.low - 1, umask.high)} == check.SANDBOX
     codes = keys.KEYS["stop_exit_codes"]

@@ -1,0 +1,100 @@
+"""Rotated log files: which there are, which go, and which are to be compressed."""
+
+import os
+import time
+
+from oxmgr.model.logindex import COMPRESSED, ROTATED, SUFFIX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oxmgr.model.spec import Logs
+
+ASIDE = f"{ROTATED}next"
+"""A file that is made before it gets the log's name."""
+PART = ".part"
+"""One that is being compressed."""
+DAY = 24 * 3600
+
+
+class Archive:
+    """`compress` is called with names of files; it does so some time."""
+
+    def __init__(self, compress: "Callable[[list[str]], None]") -> None:
+        self._compress = compress
+        self._left: dict[str, dict[str, list[str]]] = {}
+
+    def put(self, path: str, logs: "Logs", name: str) -> None:
+        """The log at `path` was just rotated to `name`."""
+        prune(path, logs)
+        if logs.compress:
+            self._compress([name])
+
+    def take_up(self, path: str, logs: "Logs") -> None:
+        """Of a log that is opened: go on with what an earlier daemon was killed over. A folder is looked through
+        once only, for it may hold the logs of a thousand apps."""
+        folder, _, name = path.rpartition("/")
+        if folder not in self._left:
+            self._left[folder] = _by_log(folder)
+        left = self._left[folder].pop(name, [])
+        raw = [one for one in left if not one.endswith((SUFFIX, ASIDE, PART, COMPRESSED))]
+        for one in left:
+            if one.endswith((ASIDE, PART)) or (one in raw and one + COMPRESSED in left):
+                # What was compressed was written, synced and named before its original goes.
+                _unlink(one)
+        if any(one in raw or one.endswith(COMPRESSED) for one in left):
+            prune(path, logs)
+        wanted = [one for one in raw if one + COMPRESSED not in left and os.path.exists(one)]
+        if logs.compress and wanted:
+            self._compress(wanted)
+
+
+def _by_log(folder: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    try:
+        names = sorted(os.listdir(folder or "/"))
+    except OSError:
+        return found
+    for name in names:
+        log, tilde, _ = name.rpartition(ROTATED)
+        if tilde:
+            found.setdefault(log, []).append(f"{folder}/{name}")
+    return found
+
+
+def rotated_files(path: str) -> list[str]:
+    """The rotated files of a log, compressed or not, oldest first. One that is there as both is told once, compressed:
+    that one is whole, and the other about to go."""
+    folder, _, name = path.rpartition("/")
+    start = f"{name}{ROTATED}"
+    try:
+        names = sorted(one for one in os.listdir(folder or "/") if one.startswith(start))
+    except OSError:
+        return []
+    found = {one.removesuffix(COMPRESSED): one for one in names if not one.endswith((SUFFIX, ASIDE, PART))}
+    return [f"{folder}/{one}" for one in found.values()]
+
+
+def prune(path: str, logs: "Logs") -> None:
+    """Remove the rotated files that are too many or too old, with their indexes."""
+    files = rotated_files(path)
+    too_many = len(files) - max(0, logs.max_files)
+    oldest = time.time() - logs.max_days * DAY if logs.max_days else 0
+    for number, file in enumerate(files):
+        try:
+            goes = number < too_many or os.stat(file).st_mtime < oldest
+        except OSError:
+            continue
+        if goes:
+            plain = file.removesuffix(COMPRESSED)
+            for one in (plain, plain + COMPRESSED, plain + SUFFIX):
+                _unlink(one)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        # Gone, or its disk is read-only: it is looked at again at the next rotation.
+        return

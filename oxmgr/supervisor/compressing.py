@@ -1,0 +1,90 @@
+"""Has rotated log files compressed: by a helper of the lowest priority, one at a time, so that it takes no more than
+one CPU from anybody and only when nobody else wants it."""
+
+import os
+import sys
+from _signal import SIGKILL, pidfd_send_signal
+
+from oxmgr.supervisor import native
+from oxmgr.supervisor.loop import READ
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oxmgr.supervisor.loop import Loop
+
+HELPER = "compress"
+NICE = 19
+FILES = 64
+"""At most so many for one helper."""
+
+
+class Compressor:
+    """`say` is called with why a file is not compressed."""
+
+    def __init__(self, loop: "Loop", say: "Callable[[str], None]") -> None:
+        self._loop = loop
+        self._say = say
+        self._queue: dict[str, None] = {}
+        self._running: tuple[int, int] | None = None
+        self._said = b""
+
+    def add(self, files: list[str]) -> None:
+        self._queue.update(dict.fromkeys(files))
+        if self._running is None:
+            self._start()
+
+    def _start(self) -> None:
+        files = list(self._queue)[:FILES]
+        for file in files:
+            del self._queue[file]
+        package = __file__.rpartition("/supervisor/")[0]
+        words = [sys.executable, "-I", "-S", f"{package}/__main__.py", HELPER, ":".join(sys.path[1:])]
+        argv = os.fsencode("".join(f"{word}\0" for word in [*words, str(os.getpid()), *files]))
+        reading, said = os.pipe2(os.O_CLOEXEC)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _, pidfd = native.spawn(argv, b"", b"", b"/", [null, said, null], [], 0o077, nice=NICE)
+        except OSError as error:
+            os.close(reading)
+            self._say(f"{files[0]}: it is not compressed: {error.strerror}")
+            return
+        finally:
+            os.close(said)
+            os.close(null)
+        self._running = reading, pidfd
+        self._said = b""
+        self._loop.add(reading, READ, self._on_said)
+
+    def _on_said(self, _: int) -> None:
+        if self._running is None:
+            return
+        data = os.read(self._running[0], 4096)
+        self._said += data
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            self._say(f"not compressed: {os.fsdecode(line)}")
+        if not data:
+            self._let_go()
+            if self._queue:
+                self._start()
+
+    def _let_go(self) -> None:
+        if self._running is None:
+            return
+        reading, pidfd = self._running
+        self._running = None
+        self._loop.remove(reading)
+        os.close(reading)
+        if pidfd >= 0:
+            try:
+                pidfd_send_signal(pidfd, SIGKILL)
+            except ProcessLookupError:
+                pass
+            os.close(pidfd)
+
+    def end(self) -> None:
+        """The daemon ends, and no helper outlives it."""
+        self._queue.clear()
+        self._let_go()

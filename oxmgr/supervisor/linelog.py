@@ -1,0 +1,220 @@
+"""A log file of formatted lines, or of an app's own with a rate limit. Each goes to the file once, whatever is killed
+when: oxmgr.supervisor.spool says how."""
+
+import os
+import time
+
+from oxmgr.model.codec import replace
+from oxmgr.supervisor.native import BETWEEN, BLOCK, CRI, JSON, RAW, Formatter
+from oxmgr.supervisor.rates import Rate
+from oxmgr.supervisor.rawlog import open_log
+from oxmgr.supervisor.spool import Block, Spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oxmgr.supervisor.native import Pipe
+    from oxmgr.supervisor.rawlog import RawLog
+
+KINDS = {"raw": RAW, "cri": CRI, "json": JSON}
+
+
+class LineLog:
+    """Its lines go to `file`; `stream` is what they are said to come from."""
+
+    def __init__(self, file: "RawLog", spool: Spool, stream: str) -> None:
+        self.logs = file.logs
+        self._file = file
+        self._spool = spool
+        self._formatter = Formatter(KINDS[file.logs.format], stream.encode())
+        self._rate = Rate(file.logs.rate_limit)
+        self._pending: Block | None = None
+        self._inside = BETWEEN
+        self._dropped = 0
+        self._looked = -1
+
+    @property
+    def path(self) -> str:
+        return self._file.path
+
+    @property
+    def trouble(self) -> str:
+        return self._file.trouble
+
+    @property
+    def behind(self) -> bool:
+        """Whether bytes have left the pipe that are not where they go."""
+        return self._pending is not None or self._spool.end > self._spool.start or self._dropped > 0
+
+    def again(self) -> float | None:
+        """When to move again, though nothing new has come: there are dropped lines to tell of."""
+        return self._rate.again() if self._dropped else None
+
+    def move(self, pipe: "Pipe", budget: int) -> int:
+        """Up to so many bytes of the pipe on their way; 0 when there are none. OSError when there are no more taken."""
+        self._open()
+        self._work(final=False)
+        moved = self._spool.take(pipe, budget)
+        if moved:
+            self._work(final=False)
+        return moved
+
+    def finish(self) -> None:
+        """Its app has ended: what has no end of a line is one. OSError."""
+        self._open()
+        self._work(final=True)
+
+    def notice(self, text: str) -> None:
+        """A line of ours."""
+        self._open()
+        self._work(final=False)
+        self._file.prepare()
+        now = time.time_ns()
+        formatter = self._formatter
+        formatter.begin(stamp(now), notice=text.encode()[:256])
+        data = formatter.text(b"")
+        self._file.wrote(os.pwrite(self._file.fd, data, self._file.offset), now)
+
+    def passes(self, error: OSError) -> bool:
+        return self._file.passes(error) or self._spool.is_named(error.filename)
+
+    def leave(self) -> None:
+        """It is closed; what was written of a block that could not be finished is taken back, to go to another."""
+        block, file = self._pending, self._file
+        if block is not None and file.fd >= 0 and file.inode == block.inode:
+            os.ftruncate(file.fd, min(block.offset, os.fstat(file.fd).st_size))
+        self.close()
+
+    def empty(self) -> None:
+        self._file.empty()
+
+    def close(self) -> None:
+        self._pending = None
+        self._spool.close()
+        self._file.close()
+
+    # --- blocks ---
+
+    def _open(self) -> None:
+        """Go on where this or an earlier daemon has stopped."""
+        if self._spool.fd >= 0:
+            return
+        block = self._spool.open()
+        self._looked = -1
+        self._inside, self._dropped = block.inside, block.dropped
+        self._pending = block if block.end > block.start or block.notice else None
+
+    def _work(self, final: bool) -> None:
+        """Format all that can be, block by block."""
+        worked = False
+        while self._pending is not None or self._has_more(final):
+            worked = True
+            block = self._pending or self._begin(final)
+            if not self._format(block) and not block.notice:
+                self._looked = self._spool.end
+                break
+        if worked:
+            self._settle()
+
+    def _has_more(self, final: bool) -> bool:
+        spool = self._spool
+        return spool.end > (spool.start if final else max(spool.start, self._looked)) or self._can_tell(final)
+
+    def _can_tell(self, final: bool) -> bool:
+        """Whether now is the time to say how many lines were dropped."""
+        return self._dropped > 0 and self._inside == BETWEEN and (final or self._rate.allowed() != 0)
+
+    def _begin(self, final: bool) -> Block:
+        """The next block, on record."""
+        file, spool = self._file, self._spool
+        file.prepare()
+        allowed = self._rate.allowed()
+        end = min(spool.end, spool.start + BLOCK)
+        block = Block(
+            start=spool.start,
+            end=end,
+            offset=file.offset,
+            inode=file.inode,
+            time_ns=time.time_ns(),
+            allowed=allowed,
+            dropped=self._dropped,
+            notice=self._can_tell(final),
+            inside=self._inside,
+            final=final and end == spool.end,
+        )
+        spool.note(block)
+        self._pending = block
+        return block
+
+    def _format(self, block: Block) -> int:
+        """The bytes of the spool that are done with. OSError: it is to be done again."""
+        target, block = self._target(block)
+        formatter, spool, file = self._formatter, self._spool, self._file
+        notice = (
+            f"oxmgr: {block.dropped} lines were dropped here: rate_limit is {self._rate.limit}" if block.notice else ""
+        )
+        formatter.begin(
+            stamp(block.time_ns),
+            final=block.final,
+            inside=block.inside,
+            allowed=block.allowed,
+            notice=notice.encode(),
+        )
+        try:
+            written = formatter.file(spool.fd, block.start, block.end - block.start, target, block.offset)
+        finally:
+            if target != file.fd:
+                os.close(target)
+        if target == file.fd:
+            file.offset = block.offset
+            file.wrote(written, block.time_ns)
+        used = formatter.used
+        self._rate.take(formatter.lines)
+        self._dropped = formatter.dropped + (0 if block.notice else block.dropped)
+        self._inside = formatter.inside
+        self._pending = None
+        spool.start = block.start + used
+        return used
+
+    def _target(self, block: Block) -> tuple[int, Block]:
+        """An fd of the file that a block goes to. That is not the log any more when somebody has renamed it
+        meanwhile; and when it was removed or emptied, the block goes to the end of what there is."""
+        file = self._file
+        file.open()
+        if file.inode == block.inode and os.fstat(file.fd).st_size >= block.offset:
+            return file.fd, block
+        renamed = _find_inode(os.path.dirname(file.path), block.inode) if file.inode != block.inode else None
+        if renamed is not None:
+            try:
+                fd = open_log(renamed)
+            except OSError:
+                # What was written of the block there stays, and is there twice.
+                fd = -1
+            if fd >= 0 and os.fstat(fd).st_size >= block.offset:
+                return fd, block
+            if fd >= 0:
+                os.close(fd)
+        file.prepare()
+        block = replace(block, offset=file.offset, inode=file.inode)
+        self._spool.note(block)
+        self._pending = block
+        return file.fd, block
+
+    def _settle(self) -> None:
+        """Say that nothing is begun, so that the file may be rotated, renamed, emptied."""
+        start = self._spool.start
+        self._spool.done(Block(start=start, end=start, dropped=self._dropped, inside=self._inside))
+
+
+def stamp(time_ns: int) -> bytes:
+    """RFC 3339 with nanoseconds, UTC."""
+    seconds, rest = divmod(time_ns, 10**9)
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{rest:09}Z", time.gmtime(seconds)).encode()
+
+
+def _find_inode(folder: str, inode: int) -> str | None:
+    """The file in that folder that has it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.inode() == inode and entry.is_file(follow_symlinks=False):
+                return entry.path
+    return None

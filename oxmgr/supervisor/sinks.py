@@ -1,0 +1,309 @@
+"""Where lines go that do not go to a file: the daemon's own standard output, and journald.
+
+A block is sent, and then the spool's record says so: a daemon that is killed between may send the last block twice, and
+loses nothing.
+"""
+
+import errno
+import os
+import select
+import stat
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
+
+from oxmgr.supervisor.loop import WRITE
+from oxmgr.supervisor.native import BETWEEN, BLOCK, PREFIXED, RAW, Formatter
+from oxmgr.supervisor.rates import Rate
+from oxmgr.supervisor.spool import Block, Spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oxmgr.model.spec import Logs
+    from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.native import Pipe
+
+JOURNAL = "/run/systemd/journal/socket"
+JOURNAL_LINE = 256 * 1024
+"""Bytes of a line in one message."""
+PRIORITIES = {"out": 6, "err": 3}
+ATOMIC = 4096
+"""A pipe that can be written to takes so many bytes without a wait (pipe(7), PIPE_BUF)."""
+
+
+class Target:
+    """Takes blocks; what cannot be taken now is asked for again by `waiters`, once it can."""
+
+    def __init__(self, loop: "Loop") -> None:
+        self._loop = loop
+        self._waiters: dict[Callable[[], object], None] = {}
+
+    def wait(self, fd: int, resume: "Callable[[], object]") -> None:
+        if not self._waiters:
+            self._loop.add(fd, WRITE, lambda _: self._resume(fd))
+        self._waiters[resume] = None
+
+    def forget(self, resume: "Callable[[], object]") -> None:
+        self._waiters.pop(resume, None)
+
+    def _resume(self, fd: int) -> None:
+        self._loop.remove(fd)
+        waiters, self._waiters = list(self._waiters), {}
+        for resume in waiters:
+            resume()
+
+
+class Stdout(Target):
+    """The daemon's own standard output. Lines of different apps are not mixed: a block goes out before the next."""
+
+    def __init__(self, loop: "Loop") -> None:
+        super().__init__(loop)
+        self.fd = _open_again(1)
+        self._left = b""
+        self._begun = 0
+
+    def send(self, block: bytes) -> int:
+        """Its number, or 0 when the last one has not gone out. OSError."""
+        if not self.is_out(self._begun):
+            return 0
+        self._left = block
+        self._begun += 1
+        return self._begun
+
+    def is_out(self, number: int) -> bool:
+        """Whether the block has gone out. OSError."""
+        while self._left and select.select([], [self.fd], [], 0)[1]:
+            try:
+                self._left = self._left[os.write(self.fd, self._left[:ATOMIC]) :]
+            except BlockingIOError:
+                break
+            except OSError:
+                self._left = b""
+                raise
+        return not self._left or number < self._begun
+
+
+def _open_again(fd: int) -> int:
+    """For a pipe or a terminal: an open description of our own, so that it can be one that does not wait without being
+    so for everybody who has it."""
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        pass
+    return fd
+
+
+class SinkLog:
+    """What both have of a log; `path` is a word for where it goes."""
+
+    trouble = ""
+
+    def __init__(self, logs: "Logs", spool: Spool, path: str, formatter: Formatter, target: Target) -> None:
+        self.logs = logs
+        self.path = path
+        self.resume: Callable[[], object] = lambda: None
+        self._spool = spool
+        self._formatter = formatter
+        self._target = target
+        self._rate = Rate(logs.rate_limit)
+        self._inside = BETWEEN
+        self._dropped = 0
+        self._looked = -1
+        self._sent: tuple[int, int, int] | None = None
+
+    @property
+    def behind(self) -> bool:
+        return self._spool.end > self._spool.start or self._dropped > 0
+
+    def again(self) -> float | None:
+        return self._rate.again() if self._dropped else None
+
+    def move(self, pipe: "Pipe", budget: int) -> int:
+        """Up to so many bytes of the pipe on their way; BlockingIOError when it is resumed later."""
+        self._open()
+        self._work(final=False)
+        moved = self._spool.take(pipe, budget)
+        if moved:
+            self._work(final=False)
+        return moved
+
+    def finish(self) -> None:
+        self._open()
+        self._work(final=True)
+
+    def notice(self, text: str) -> None:
+        self._open()
+        self._send_notice(text)
+
+    def empty(self) -> None:
+        """What has gone out is not ours any more."""
+
+    def forget(self) -> None:
+        """It is not resumed any more."""
+        self._target.forget(self.resume)
+
+    def leave(self) -> None:
+        self.forget()
+        self.close()
+
+    def close(self) -> None:
+        self._spool.close()
+
+    def _open(self) -> None:
+        if self._spool.fd < 0:
+            block = self._spool.open()
+            self._inside, self._dropped = block.inside, block.dropped
+            self._looked = -1
+
+    def _work(self, final: bool) -> None:
+        spool, formatter = self._spool, self._formatter
+        begun = spool.start, self._dropped
+        try:
+            while True:
+                if self._sent is not None:
+                    if not self._is_out():
+                        self._wait()
+                    spool.start, self._dropped, self._inside = self._sent
+                    self._sent = None
+                if self._dropped and self._inside == BETWEEN and (final or self._rate.allowed() != 0):
+                    self._send_notice(
+                        f"oxmgr: {self._dropped} lines were dropped here: rate_limit is {self._rate.limit}"
+                    )
+                    self._sent = spool.start, 0, self._inside
+                    continue
+                if spool.end <= (spool.start if final else max(spool.start, self._looked)):
+                    return
+                data = spool.read(self._block)
+                formatter.begin(
+                    b"",
+                    final=final and len(data) == spool.end - spool.start,
+                    inside=self._inside,
+                    allowed=self._rate.allowed(),
+                )
+                took_all = self._send(data)
+                self._rate.take(formatter.lines)
+                self._sent = spool.start + formatter.used, self._dropped + formatter.dropped, formatter.inside
+                if not took_all:
+                    self._wait()
+                if not formatter.used:
+                    self._looked = spool.end
+                    self._sent = None
+                    return
+        finally:
+            if (spool.start, self._dropped) != begun:
+                spool.done(Block(start=spool.start, end=spool.start, dropped=self._dropped, inside=self._inside))
+
+    def _wait(self) -> None:
+        self._target.wait(self._fd(), self.resume)
+        raise BlockingIOError
+
+    # What the two differ in:
+
+    _block = BLOCK
+
+    def passes(self, error: OSError) -> bool:
+        """Whether it may be better later."""
+        raise NotImplementedError
+
+    def _fd(self) -> int:
+        raise NotImplementedError
+
+    def _is_out(self) -> bool:
+        """Whether the last block has gone out."""
+        raise NotImplementedError
+
+    def _send(self, data: bytes) -> bool:
+        """Whether all of its lines were taken."""
+        raise NotImplementedError
+
+    def _send_notice(self, text: str) -> None:
+        raise NotImplementedError
+
+
+class StdoutLog(SinkLog):
+    """`name` stands before each line."""
+
+    def __init__(self, logs: "Logs", spool: Spool, name: str, target: Stdout) -> None:
+        super().__init__(logs, spool, "standard output", Formatter(PREFIXED, f"{name[:56]} | ".encode()), target)
+        self._stdout = target
+        self._number = 0
+
+    def _fd(self) -> int:
+        return self._stdout.fd
+
+    def passes(self, error: OSError) -> bool:
+        """Nobody reads it any more, and nobody will."""
+        return False
+
+    def _is_out(self) -> bool:
+        return self._stdout.is_out(self._number)
+
+    def _send(self, data: bytes) -> bool:
+        self._number = self._stdout.send(self._formatter.text(data))
+        if not self._number:
+            self._wait()
+        return True
+
+    def _send_notice(self, text: str) -> None:
+        self._formatter.begin(b"", notice=text.encode()[:256])
+        self._send(b"")
+
+
+class Journal(Target):
+    """One connection for all apps."""
+
+    def __init__(self, loop: "Loop", path: str = JOURNAL) -> None:
+        super().__init__(loop)
+        self._path = path
+        self._socket: socket | None = None
+
+    def fd(self) -> int:
+        """OSError when there is no journald."""
+        if self._socket is None:
+            made = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+            try:
+                made.connect(self._path)
+            except OSError:
+                made.close()
+                raise
+            self._socket = made
+        return self._socket.fileno()
+
+    def hang_up(self) -> None:
+        if self._socket is not None and not self._waiters:
+            self._socket.close()
+            self._socket = None
+
+
+class JournalLog(SinkLog):
+    def __init__(self, logs: "Logs", spool: Spool, fields: dict[str, str], target: Journal) -> None:
+        super().__init__(logs, spool, "journald", Formatter(RAW, b"", JOURNAL_LINE), target)
+        self._journal = target
+        self._fields = "".join(f"{key}={value}\n" for key, value in fields.items()).encode()
+
+    _block = 2 * JOURNAL_LINE
+
+    def passes(self, error: OSError) -> bool:
+        """That there is none, or none that we may speak to, lasts; one that has just ended is started again."""
+        return error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM)
+
+    def _fd(self) -> int:
+        return self._journal.fd()
+
+    def _is_out(self) -> bool:
+        return True
+
+    def _send(self, data: bytes) -> bool:
+        try:
+            return self._formatter.send(self._journal.fd(), self._fields, data)
+        except OSError as error:
+            # journald has gone, or has been started anew: a connection is to one of them.
+            self._journal.hang_up()
+            raise OSError(error.errno, error.strerror, "journald") from None
+
+    def _send_notice(self, text: str) -> None:
+        self._formatter.begin(b"")
+        if not self._send(f"{text}\n".encode()):
+            self._wait()
