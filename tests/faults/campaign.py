@@ -60,7 +60,7 @@ def campaign(home: Home, form: str, *, lines: int, kills: int, pause: int, size_
     try:
         home.start_daemon()
         argv = [build_printer(home.folder), str(lines), str(pause)]
-        settings = Logs(format=form, max_size_mb=size_mb, max_files=1_000_000)
+        settings = Logs(format=form, max_size_mb=size_mb, max_files=100_000)
         home.apply(Spec("app", " ".join(argv), argv, str(home.folder), logs=settings, restart=NEVER))
         log = f"{logs}/app.out.log"
         full_at = kills // 2

@@ -143,7 +143,8 @@ def test_an_environment_need_not_be_text(home: Home, value: bytes) -> None:
     home.request(Apply([home.sh("app", "printenv ODD; exec sleep 1000")], b"PATH=/usr/bin:/bin\0ODD=" + value + b"\0"))
     reply = home.connect().request(GetEnv("app"))
     assert isinstance(reply, Env) and os.fsencode(reply.env["ODD"]) == value and reply.env["OXMGR_APP"] == "app"
-    wait_until(lambda: value in Path(f"{home.places.logs}/app.out.log").read_bytes(), "its own words")
+    log = Path(f"{home.places.logs}/app.out.log")
+    wait_until(lambda: log.exists() and value in log.read_bytes(), "its own words")
 
 
 def test_a_client_that_stops_reading_costs_bounded_memory_and_no_time(home: Home) -> None:

@@ -21,6 +21,11 @@ def statuses(home: Home) -> dict[str, tuple[str, str]]:
     return {name: (view.status, view.desired) for name, view in home.views().items()}
 
 
+def settled(home: Home) -> None:
+    between = {"starting", "stopping"}
+    wait_until(lambda: between.isdisjoint(status for status, _ in statuses(home).values()), "all to be done")
+
+
 def test_a_stop_after_a_restart_of_what_depends_on_it_ends(home: Home) -> None:
     home.apply(home.sh("db", SLEEP), home.sh("api", SLEEP, depends_on={"db": "started"}))
     home.request(Act("restart", ["api"]))
@@ -75,7 +80,7 @@ def test_changes_that_are_saved_together_leave_memory_and_disk_the_same(home: Ho
         first._send(Apply([b]))
         second._send(Apply([a], prune=True))
         first._receive(), second._receive()
-        home.until("a", lambda view: view.status == "running")
+        settled(home)
         before = statuses(home)
         home.kill_daemon()
         home.start_daemon()
@@ -88,7 +93,7 @@ def test_changes_that_are_saved_together_leave_memory_and_disk_the_same(home: Ho
         three._send(Act("delete", ["a"]))
         for connection in (one, two, three):
             connection._receive()
-        wait_until(lambda: statuses(home).get("a", ("",))[0] not in ("starting", "stopping"), "all to be done")
+        settled(home)
         before = statuses(home)
         home.kill_daemon()
         home.start_daemon()
