@@ -90,7 +90,7 @@ class Following:
 def spec(ox: Ox, name: str, *, instances: int = 1, seconds: float = SECONDS, **logs: object) -> Spec:
     script = ox.file("flood.py", FLOOD)
     argv = [sys.executable, str(script), str(seconds)]
-    usual: dict[str, object] = {"max_size_mb": 0.05, "max_files": 1_000_000}
+    usual: dict[str, object] = {"max_size_mb": 0.05, "max_files": 100_000}
     return Spec(name, "flood", argv, str(ox.folder), instances=instances, logs=Logs(**{**usual, **logs}))  # type: ignore[arg-type]
 
 
