@@ -53,7 +53,7 @@ def move_all(log: RawLog | LineLog, pipe: native.Pipe, budget: int = 1 << 20) ->
 
 def history(path: Path) -> bytes:
     """All that its rotated files and the log hold, in order."""
-    return b"".join(Path(file).read_bytes() for file in [*rotated_files(str(path)), path] if Path(file).exists())
+    return b"".join(Path(file).read_bytes() for file in [*rotated_files(str(path)), str(path)] if Path(file).exists())
 
 
 class _Killing:

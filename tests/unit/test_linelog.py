@@ -185,9 +185,9 @@ def test_rotated_files_end_with_lines(app: AppPipe, path: Path) -> None:
     log.close()
     files = rotated_files(str(path))
     assert len(files) > 5
-    assert [line for file in [*files, path] for line in texts(Path(file).read_bytes())] == numbered(0, 10_000).split(
-        b"\n"
-    )[:-1]
+    assert [line for file in [*files, str(path)] for line in texts(Path(file).read_bytes())] == numbered(
+        0, 10_000
+    ).split(b"\n")[:-1]
 
 
 def test_a_rate_limit_counts_what_it_drops_and_tells_within_the_next_second(app: AppPipe, path: Path) -> None:
