@@ -82,7 +82,7 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
     events = Events(EventFile(places.events, health), log)
     cgroups = open_cgroups(places.state)
     trees = Trees(cgroups, loop)
-    outputs = Outputs(loop, places, log)
+    outputs = Outputs(loop, places, background, log)
     launcher = Launcher(places, loop, background, trees, outputs, given)
     fleet = Fleet(loop, journal, events, trees, launcher, places)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
