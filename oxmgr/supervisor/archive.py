@@ -19,15 +19,21 @@ DAY = 24 * 3600
 
 
 class Archive:
-    """`compress` is called with names of files; it does so some time."""
+    """`compress` is called with names of files, `run` with what takes its time, as the removal of a large file does;
+    both do so some time."""
 
-    def __init__(self, compress: "Callable[[list[str]], None]") -> None:
+    def __init__(
+        self,
+        compress: "Callable[[list[str]], None]",
+        run: "Callable[[Callable[[], None]], None]" = lambda work: work(),
+    ) -> None:
         self._compress = compress
+        self._run = run
         self._left: dict[str, dict[str, list[str]]] = {}
 
     def put(self, path: str, logs: "Logs", name: str) -> None:
         """The log at `path` was just rotated to `name`."""
-        prune(path, logs)
+        self._run(lambda: prune(path, logs))
         if logs.compress:
             self._compress([name])
 
@@ -44,7 +50,7 @@ class Archive:
                 # What was compressed was written, synced and named before its original goes.
                 _unlink(one)
         if any(one in raw or one.endswith(COMPRESSED) for one in left):
-            prune(path, logs)
+            self._run(lambda: prune(path, logs))
         wanted = [one for one in raw if one + COMPRESSED not in left and os.path.exists(one)]
         if logs.compress and wanted:
             self._compress(wanted)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import sys
+import time
 from _signal import SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
@@ -24,10 +25,13 @@ from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.outputs import Outputs
+from oxmgr.supervisor.process import read_stat
 from oxmgr.supervisor.takeover import restore, resume
 from oxmgr.supervisor.trees import Trees
 from oxmgr.supervisor.views import observed
 
+LEFT_BEHIND = 1.0
+"""Seconds to wait for what a killed daemon was about to start."""
 HOLD = 5.0
 """Seconds to wait for the first command, should whoever has started this daemon be gone."""
 
@@ -78,7 +82,7 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
     events = Events(EventFile(places.events, health), log)
     cgroups = open_cgroups(places.state)
     trees = Trees(cgroups, loop)
-    outputs = Outputs(loop, places, log)
+    outputs = Outputs(loop, places, background, log)
     launcher = Launcher(places, loop, background, trees, outputs, given)
     fleet = Fleet(loop, journal, events, trees, launcher, places)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
@@ -125,16 +129,29 @@ def _make_folders(places: Places, group: int) -> None:
 def _lock(places: Places) -> int:
     """One daemon a home. The lock goes with the process, however it ends (flock(2))."""
     fd = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(fd, 32).decode().strip()
+    given_up = time.monotonic() + LEFT_BEHIND
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode().strip()
+        if holder.isdecimal() and not _lives(int(holder)) and time.monotonic() < given_up:
+            # It was killed while it started a program: until that executes, it holds what its parent held, the lock
+            # and those of log files too.
+            time.sleep(0.001)
+            continue
         os.close(fd)
         home = places.home or places.state
         raise Busy(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
     os.truncate(fd, 0)
     os.write(fd, f"{os.getpid()}\n".encode())
     return fd
+
+
+def _lives(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat[0] not in (b"Z", b"X")
 
 
 def _raise_fd_limit() -> list[int]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oxmgr.model.places import Places
+    from oxmgr.supervisor.background import Background
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop, Timer
 
@@ -252,12 +253,12 @@ class Output:
 class Outputs:
     """`say` is called with what users may want to know."""
 
-    def __init__(self, loop: "Loop", places: "Places", say: "Callable[[str], None]") -> None:
+    def __init__(self, loop: "Loop", places: "Places", background: "Background", say: "Callable[[str], None]") -> None:
         self.loop = loop
         self.say = say
         self.null = os.open(NULL, os.O_RDWR | os.O_CLOEXEC)
         self.compressor = Compressor(loop, say)
-        self._archive = Archive(self.compressor.add)
+        self._archive = Archive(self.compressor.add, lambda work: background.run(work, lambda error: None))
         self._places = places
         self._open: dict[Output, None] = {}
         self._stdout: Stdout | None = None

@@ -19,6 +19,7 @@ from oxmgr.client.launch import daemon_argv
 from oxmgr.model.messages import Act, Apply, GetInstances, Instances, InstanceView, Reply, StopDaemon
 from oxmgr.model.places import find_places
 from oxmgr.model.spec import Spec
+from tests.bench import logs
 
 HERE = Path(__file__).resolve().parent
 OXMGR = str(Path(sys.executable).with_name("oxmgr"))
@@ -309,6 +310,8 @@ def main() -> None:
         crashes(bench, 100)
         stops(bench)
         storm(bench)
+        logs.throughput(bench, until)
+        logs.beside_a_flood(bench, crash, spread)
         # Figures of memory are those of a daemon that has not had a thousand instances before.
         bench.apply(prune=True)
         bench.end()

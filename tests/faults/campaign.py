@@ -86,9 +86,12 @@ def campaign(home: Home, form: str, *, lines: int, kills: int, pause: int, size_
 
 
 def be_full_for_a_while(home: Home, disk: Path) -> None:
+    # What nobody writes to keeps its size until the disk has got its own.
+    home.kill_daemon()
     found = os.statvfs(disk)
     used = (found.f_blocks - found.f_bfree) * found.f_frsize
     subprocess.run(["mount", "-o", f"remount,size={used + 65536}", disk], check=True)
+    home.start_daemon()
     wait_until(lambda: "No space left" in "".join(home.views()["app"].warnings), "the disk to be full", PATIENCE)
     home.kill_daemon()
     home.start_daemon()

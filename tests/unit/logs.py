@@ -53,8 +53,7 @@ def move_all(log: RawLog | LineLog, pipe: native.Pipe, budget: int = 1 << 20) ->
 
 def history(path: Path) -> bytes:
     """All that its rotated files and the log hold, in order."""
-    files = [*map(Path, rotated_files(str(path))), path]
-    return b"".join(file.read_bytes() for file in files if file.exists())
+    return b"".join(Path(file).read_bytes() for file in [*rotated_files(str(path)), str(path)] if Path(file).exists())
 
 
 class _Killing:

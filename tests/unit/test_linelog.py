@@ -185,7 +185,7 @@ def test_rotated_files_end_with_lines(app: AppPipe, path: Path) -> None:
     log.close()
     files = rotated_files(str(path))
     assert len(files) > 5
-    assert [line for file in [*map(Path, files), path] for line in texts(file.read_bytes())] == numbered(
+    assert [line for file in [*files, str(path)] for line in texts(Path(file).read_bytes())] == numbered(
         0, 10_000
     ).split(b"\n")[:-1]
 
