@@ -310,10 +310,10 @@ def main() -> None:
         crashes(bench, 100)
         stops(bench)
         storm(bench)
+        bench.apply(prune=True)
         logs.throughput(bench, until)
         logs.beside_a_flood(bench, crash, spread)
         # Figures of memory are those of a daemon that has not had a thousand instances before.
-        bench.apply(prune=True)
         bench.end()
         bench.start_daemon()
         many(bench)
