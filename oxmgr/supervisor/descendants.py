@@ -24,13 +24,18 @@ _GONE = (FileNotFoundError, ProcessLookupError)
 
 
 def children(pid: int) -> list[int]:
-    """The children of all its threads (proc(5), /proc/PID/task/TID/children); OSError when it cannot be looked at,
-    which says nothing of whether there are any.
+    """The children of all its threads; OSError as of `children_words`."""
+    return list(dict.fromkeys(map(int, children_words(pid))))
+
+
+def children_words(pid: int) -> list[bytes]:
+    """The children of all its threads (proc(5), /proc/PID/task/TID/children), some perhaps twice; OSError when it
+    cannot be looked at, which says nothing of whether there are any.
 
     When a thread ends, its children go to another, which may have been read already: so all are read again, but
     not for ever for a process that makes and ends threads all the time.
     """
-    found: dict[int, None] = {}
+    found: list[bytes] = []
     for _ in range(_READS):
         try:
             threads = os.listdir(f"/proc/{pid}/task")
@@ -39,22 +44,25 @@ def children(pid: int) -> list[int]:
         gone = [one for one in threads if not _add_children(f"/proc/{pid}/task/{one}/children", found)]
         if not gone:
             break
-    return list(found)
+    return found
 
 
-def _add_children(path: str, found: dict[int, None]) -> bool:
+def _add_children(path: str, found: list[bytes]) -> bool:
     """False when that thread is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except _GONE:
         return False
+    text = b""
     try:
+        # Of a thread that ends meanwhile, what was read is kept.
         while data := os.read(fd, 65536):
-            found.update(dict.fromkeys(map(int, data.split())))
+            text += data
     except _GONE:
         return False
     finally:
         os.close(fd)
+        found += text.split()
     return True
 
 

@@ -24,31 +24,44 @@ class Orphans:
     def __init__(self, mains: dict[int, Instance], owner: "Callable[[int], Owner | None]") -> None:
         self._mains = mains
         self._owner = owner
+        # As /proc writes them: to turn each into a number at each look would be most of what a look costs.
+        self._here: set[bytes] = set()
+        self._nobodys: set[bytes] = set()
         self._known: dict[int, Owner] = {}
         self._of: dict[Owner, dict[int, None]] = {}
 
     def look(self) -> bool:
         """Find those that are there now; False when that cannot be done, and then nothing is known."""
         try:
-            here = {*descendants.children(os.getpid())}
-            here.difference_update(self._mains)
-            for pid in self._known.keys() - here:
-                self.forget(pid)
-            for pid in here - self._known.keys():
-                owner = self._owner(pid)
-                if owner is not None:
-                    self._known[pid] = owner
-                    self._of.setdefault(owner, {})[pid] = None
+            here = {*descendants.children_words(os.getpid())}
+            for word in self._here - here:
+                self.forget(int(word))
+            for word in (here - self._here) | self._nobodys:
+                self._add(word)
         except OSError:
             return False
         return True
+
+    def _add(self, word: bytes) -> None:
+        pid = int(word)
+        owner = None if pid in self._mains else self._owner(pid)
+        self._here.add(word)
+        self._nobodys.discard(word)
+        if owner is not None:
+            self._known[pid] = owner
+            self._of.setdefault(owner, {})[pid] = None
+        elif pid not in self._mains:
+            self._nobodys.add(word)
 
     def of(self, instance: Instance) -> list[int]:
         """Those of it that were there at the last look."""
         return list(self._of.get((instance.app.spec.name, instance.index), ()))
 
     def forget(self, pid: int) -> None:
-        """It was reaped, or is a main process: its number may be another's from now on."""
+        """It was reaped, or has become a main process: what has its number from now on is another."""
+        word = b"%d" % pid
+        self._here.discard(word)
+        self._nobodys.discard(word)
         owner = self._known.pop(pid, None)
         if owner is not None:
             left = self._of[owner]

@@ -83,6 +83,7 @@ class Trees:
         if main is not None:
             main.reaped = True
             del self.mains[main.pid]
+            self._orphans.forget(main.pid)
             main.close()
             instance.process = None
 

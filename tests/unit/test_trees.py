@@ -148,7 +148,19 @@ def test_a_main_process_is_no_orphan_although_it_was_taken_for_one() -> None:
     with running("sleep", "1000") as child:
         assert orphans.look() and orphans.of(instance) == [child.pid]
         mains[child.pid] = instance
-        assert orphans.look() and orphans.of(instance) == []
+        orphans.forget(child.pid)
+        for _ in range(2):
+            assert orphans.look() and orphans.of(instance) == []
+
+
+def test_whoever_is_nobodys_is_asked_about_again() -> None:
+    instance = Instance(App(Spec("app", "x", ["x"], "/"), b""), 0)
+    owners: list[tuple[str, int] | None] = [None, None, ("app", 0)]
+    orphans = Orphans(dict.fromkeys(children(), instance), lambda pid: owners.pop(0))
+    with running("sleep", "1000") as child:
+        assert orphans.look() and orphans.look() and orphans.of(instance) == []
+        assert orphans.look() and orphans.look() and orphans.of(instance) == [child.pid]
+    assert orphans.look() and orphans.of(instance) == []
 
 
 def test_on_cgroups_orphans_are_looked_at_only_when_the_cgroup_is_empty(on_cgroups: Fleet, tmp_path: Path) -> None:
