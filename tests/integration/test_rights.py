@@ -8,6 +8,7 @@ import pytest
 
 from oxmgr.client.connection import Refused
 from oxmgr.model.messages import Act, Apply
+from oxmgr.model.records import file_header, read_records, record
 from oxmgr.model.spec import NEVER, Limits, Sandbox
 from tests.conftest import Home, actions, tree, wait_until
 
@@ -56,7 +57,9 @@ def test_left_overs_of_a_lost_journal_are_ended_before_the_next_start(empty_home
     assert len(pids) == 3
     home.kill_daemon()
     os.unlink(home.places.journal)
-    Path(home.places.desired).write_bytes(Path(home.places.desired).read_bytes().replace(b"gone", b"else"))
+    desired = Path(home.places.desired)
+    kept = [one for one in read_records("desired", desired.read_bytes())[0] if b"gone" not in one]
+    desired.write_bytes(file_header("desired") + b"".join(map(record, kept)))
     home.start_daemon()
     wait_until(lambda: not any(map(alive, pids)), "all of the earlier ones to be gone")
     home.until("app", lambda view: view.status == "running")

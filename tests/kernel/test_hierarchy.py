@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 from oxmgr.model.messages import Act
+from oxmgr.model.records import file_header
 from oxmgr.model.spec import Limits
 from tests.conftest import Home, wait_until
 from tests.kernel.conftest import cgroups
@@ -84,7 +85,7 @@ def test_an_end_of_memory_while_no_daemon_was_there_is_one_for_the_next(empty_ho
     assert view.oom_kills == 1
 
 
-def test_left_overs_of_a_daemon_whose_memory_is_lost_are_gone_before_anything_starts(empty_home: Home) -> None:
+def test_left_overs_of_what_nobody_desires_any_more_are_gone_before_anything_starts(empty_home: Home) -> None:
     home = empty_home
     home.start_daemon()
     home.apply(home.sh("app", f"(setsid sleep 1000 &); {SLEEP}"), home.sh("gone", "exec sleep 1001"))
@@ -95,7 +96,7 @@ def test_left_overs_of_a_daemon_whose_memory_is_lost_are_gone_before_anything_st
     (base / "gone:0" / "below").mkdir()
     home.kill_daemon()
     os.unlink(home.places.journal)
-    os.unlink(home.places.desired)
+    Path(home.places.desired).write_bytes(file_header("desired"))
     home.start_daemon()
     wait_until(lambda: not any(map(is_alive, pids)), "all of the earlier ones to be gone")
     wait_until(lambda: not list(base.glob("*:*")), "their cgroups to go")
