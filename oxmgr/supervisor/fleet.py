@@ -327,7 +327,9 @@ class Fleet:
             if instance is not None:
                 ended.append((instance, code, number))
                 self._let_go(instance)
-            elif self.launcher.in_flight:
+                continue
+            self.trees.reaped(pid)
+            if self.launcher.in_flight:
                 # Perhaps one that a thread has just made and nobody has told us of yet.
                 self._unclaimed[pid] = code, number
         orphans = self.trees.orphans()

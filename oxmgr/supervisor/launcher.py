@@ -255,9 +255,9 @@ class Launcher:
             return Exited(code, number, empty)
         kills, reached = cgroup.oom_kills(instance.cgroup)
         killed, by_own_limit = kills - instance.ooms[0], reached - instance.ooms[1]
-        instance.ooms = kills, reached
         if killed <= 0:
             return Exited(code, number, empty)
+        instance.ooms = kills, reached
         peak = cgroup.read_number(f"{instance.cgroup}/memory.peak")
         most = instance.app.spec.limits.memory_max_mb
         why = "the machine, or what it runs in, had no more"

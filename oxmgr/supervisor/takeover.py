@@ -116,8 +116,15 @@ def _end_forgotten(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> N
     for (name, index), old in seen.items():
         main = process.adopt(old.pid, old.ticks) if (name, index) not in known and not old.cgroup else None
         if main is not None:
-            descendants.kill_trees([main.pid, *descendants.in_session(main.pid, name, index)])
+            _kill_forgotten(main, name, index)
             main.close()
+
+
+def _kill_forgotten(main: Process, name: str, index: int) -> None:
+    def is_still(pid: int) -> bool:
+        return main.signal(0) if pid == main.pid else descendants.is_of_session(pid, main.pid, name, index)
+
+    descendants.kill_trees([main.pid, *descendants.in_session(main.pid, name, index)], is_still)
 
 
 def _has_left(fleet: "Fleet", instance: "Instance", seen: "Observed | None", folders: list[str]) -> bool:
