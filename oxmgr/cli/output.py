@@ -204,7 +204,11 @@ def _row(view: InstanceView, named: bool) -> list[str]:
 def _what_does_not_hold(view: InstanceView) -> str:
     if not view.warnings:
         return ""
-    what = "the sandbox is not whole" if all(map(is_of_sandbox, view.warnings)) else "not all limits hold"
+    what = "not all is as it was asked for"
+    if all(map(is_of_sandbox, view.warnings)):
+        what = "the sandbox is not whole"
+    elif any(text.startswith("limits.") for text in view.warnings):
+        what = "not all limits hold"
     return f"{what}, see oxmgr status {view.app}"
 
 

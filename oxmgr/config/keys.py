@@ -93,7 +93,7 @@ _LOGS = (
     Key("max_files", "int", "5", "how many rotated files are kept", 0, 100_000),
     Key("max_days", "number", "14", "a file is rotated when its first line is so old, and rotated ones are kept no longer; 0: for ever", 0, 36_500),
     Key("compress", "bool", "true", "rotated files are compressed (gzip)"),
-    Key("format", "choice", "raw", "of files: the very bytes of the app, Kubernetes' lines with times, or one JSON object a line", choices=LOG_FORMATS),
+    Key("format", "choice", "raw", "of files: the very bytes of the app, Kubernetes' lines with times, or one JSON object a line (which is text: what is not UTF-8 becomes U+FFFD)", choices=LOG_FORMATS),
     Key("sink", "choice", "file", "a file, systemd's journal, the daemon's own stdout with a name before each line, or without (`inherit`), or nothing at all", choices=LOG_SINKS),
     Key("on_full", "choice", "block", "when the disk is full: the app waits, or what it prints is dropped and counted", choices=ON_FULL),
     Key("rate_limit", "int", "", "lines a second; what is above is dropped and counted", 1, 1_000_000_000),

@@ -61,6 +61,7 @@ class Stdout(Target):
         self.fd = _open_again(1)
         self._left = b""
         self._begun = 0
+        self._failed: OSError | None = None
 
     def send(self, block: bytes) -> int:
         """Its number, or 0 when the last one has not gone out. OSError."""
@@ -71,14 +72,16 @@ class Stdout(Target):
         return self._begun
 
     def is_out(self, number: int) -> bool:
-        """Whether the block has gone out. OSError."""
+        """Whether the block has gone out. OSError: also to whose block it was, when another one had tried."""
+        if self._failed is not None and number >= self._begun:
+            raise self._failed
         while self._left and select.select([], [self.fd], [], 0)[1]:
             try:
                 self._left = self._left[os.write(self.fd, self._left[:ATOMIC]) :]
             except BlockingIOError:
                 break
-            except OSError:
-                self._left = b""
+            except OSError as error:
+                self._failed = error
                 raise
         return not self._left or number < self._begun
 
