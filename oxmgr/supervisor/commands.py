@@ -7,7 +7,7 @@ from oxmgr import __version__
 from oxmgr.lifecycle.machine import Reset, Restart, Stop
 from oxmgr.model import messages as m
 from oxmgr.model import status as is_
-from oxmgr.model.check import spec_error
+from oxmgr.model.check import NUMBERS, spec_error
 from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle
 from oxmgr.model.signals import signal_name
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.outputs import Outputs
 
-INSTANCES_LIMIT = 10_000
+INSTANCES_LIMIT = int(NUMBERS["instances"][1])
 
 
 class Refusal(Exception):

@@ -73,7 +73,9 @@ class Stdout(Target):
 
     def is_out(self, number: int) -> bool:
         """Whether the block has gone out. OSError: also to whose block it was, when another one had tried."""
-        if self._failed is not None and number >= self._begun:
+        if number < self._begun:
+            return True
+        if self._failed is not None:
             raise self._failed
         while self._left and select.select([], [self.fd], [], 0)[1]:
             try:
@@ -83,7 +85,7 @@ class Stdout(Target):
             except OSError as error:
                 self._failed = error
                 raise
-        return not self._left or number < self._begun
+        return not self._left
 
 
 def _open_again(fd: int) -> int:
