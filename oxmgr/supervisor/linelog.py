@@ -30,7 +30,6 @@ class LineLog:
         self._pending: Block | None = None
         self._inside = BETWEEN
         self._dropped = 0
-        self._looked = -1
 
     @property
     def path(self) -> str:
@@ -99,7 +98,6 @@ class LineLog:
         if self._spool.fd >= 0:
             return
         block = self._spool.open()
-        self._looked = -1
         self._inside, self._dropped = block.inside, block.dropped
         self._pending = block if block.end > block.start or block.notice else None
 
@@ -110,14 +108,13 @@ class LineLog:
             worked = True
             block = self._pending or self._begin(final)
             if not self._format(block) and not block.notice:
-                self._looked = self._spool.end
+                self._spool.looked = self._spool.end
                 break
         if worked:
             self._settle()
 
     def _has_more(self, final: bool) -> bool:
-        spool = self._spool
-        return spool.end > (spool.start if final else max(spool.start, self._looked)) or self._can_tell(final)
+        return self._spool.has_more(final) or self._can_tell(final)
 
     def _can_tell(self, final: bool) -> bool:
         """Whether now is the time to say how many lines were dropped."""

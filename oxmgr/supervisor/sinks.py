@@ -115,7 +115,6 @@ class SinkLog:
         self._rate = Rate(logs.rate_limit)
         self._inside = BETWEEN
         self._dropped = 0
-        self._looked = -1
         self._sent: tuple[int, int, int] | None = None
 
     @property
@@ -160,7 +159,6 @@ class SinkLog:
         if self._spool.fd < 0:
             block = self._spool.open()
             self._inside, self._dropped = block.inside, block.dropped
-            self._looked = -1
 
     def _work(self, final: bool) -> None:
         spool, formatter = self._spool, self._formatter
@@ -178,7 +176,7 @@ class SinkLog:
                     )
                     self._sent = spool.start, 0, self._inside
                     continue
-                if spool.end <= (spool.start if final else max(spool.start, self._looked)):
+                if not spool.has_more(final):
                     return
                 data = spool.read(self._block)
                 formatter.begin(
@@ -193,7 +191,7 @@ class SinkLog:
                 if not took_all:
                     self._wait()
                 if not formatter.used:
-                    self._looked = spool.end
+                    spool.looked = spool.end
                     self._sent = None
                     return
         finally:

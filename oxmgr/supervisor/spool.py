@@ -65,13 +65,15 @@ def unpack(data: bytes) -> Block | None:
 
 
 class Spool:
-    """`start` is where what is not done with begins, `end` where the next bytes go."""
+    """`start` is where what is not done with begins, `end` where the next bytes go; up to `looked` there is no line
+    that has an end."""
 
     def __init__(self, path: str) -> None:
         self.path = f"{path}.spool"
         self.fd = -1
         self.start = 0
         self.end = 0
+        self.looked = -1
         self._record = f"{path}.at"
         self._at = -1
         self._given_back = 0
@@ -94,6 +96,7 @@ class Spool:
             # It was cut after all of it was done with, and the record does not say so yet.
             block = Block(start=self.end, dropped=block.dropped, inside=block.inside)
         self.start = self._given_back = block.start
+        self.looked = -1
         return block
 
     def _first_byte(self) -> int:
@@ -112,6 +115,10 @@ class Spool:
         finally:
             self.end = pipe.offset
 
+    def has_more(self, final: bool) -> bool:
+        """Whether there may be lines; with `final`, what has no end is one."""
+        return self.end > (self.start if final else max(self.start, self.looked))
+
     def read(self, size: int) -> bytes:
         return os.pread(self.fd, min(size, self.end - self.start), self.start)
 
@@ -129,6 +136,7 @@ class Spool:
                 # Nothing is in it: it begins anew. Between the two steps, the record is ahead of the file.
                 os.ftruncate(self.fd, 0)
                 self.start = self.end = self._given_back = 0
+                self.looked = -1
                 self.note(Block(dropped=block.dropped, inside=block.inside))
         elif self.start - self._given_back >= GIVEN_BACK:
             upto = self.start // GIVEN_BACK * GIVEN_BACK

@@ -61,6 +61,19 @@ def test_lines_get_times_and_the_last_one_when_its_app_has_ended(app: AppPipe, p
     log.close()
 
 
+def test_a_short_line_after_a_long_block_that_came_in_pieces_does_not_wait(app: AppPipe, path: Path) -> None:
+    log = line_log(path, CRI)
+    app.write(numbered(0, 10_000) + b"a pie")
+    move_all(log, app.pipe)
+    app.write(b"ce\n")
+    move_all(log, app.pipe)
+    assert not log.behind
+    app.write(b"next\n")
+    move_all(log, app.pipe)
+    assert texts(path.read_bytes())[-2:] == [b"a piece", b"next"] and not log.behind
+    log.close()
+
+
 def test_a_line_of_100_mb_passes_and_its_room_is_given_back(app: AppPipe, path: Path) -> None:
     log = line_log(path, replace(CRI, max_size_mb=0))
     spool = path.parent / "pipe.spool"
