@@ -2,7 +2,7 @@
 
 None of them imports another. Daemon and helpers are this file run by its path in a bare interpreter (`python -I -S`),
 so that it has no site hooks and nobody's environment decides what it loads; the folders of the libraries are the
-second word.
+second word, and the daemon's options follow as KEY=VALUE.
 """
 
 import gc
@@ -36,7 +36,7 @@ def main() -> int:
         return int(sys.modules[module].main())
     from oxmgr.supervisor.daemon import main as run_daemon
 
-    return run_daemon(group=int(words[2]), told=int(words[3]), hold=words[4] == "1")
+    return run_daemon(dict(word.split("=", 1) for word in words[2:]))
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Home:
     def start_daemon(self, *, nofile: int | None = None, hold: bool = False) -> int:
         """The pid of a daemon that answers; `wrap` is what it is started by."""
         reading, told = os.pipe()
-        argv = [*self.wrap, *daemon_argv(told=told, hold=hold)]
+        argv = [*self.wrap, *daemon_argv(told=told, hold=int(hold))]
         if nofile is not None:
             argv = ["sh", "-c", f'ulimit -n {nofile}; exec "$@"', "sh", *argv]
         self.daemon = subprocess.Popen(argv, env=self.env, pass_fds=[told], stdin=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""`oxmgr daemon run`, `stop`, `status`."""
+"""`oxmgr daemon run`, `stop`, `reexec`, `status`."""
 
 import sys
 import time
@@ -7,8 +7,11 @@ from oxmgr.cli.context import ask, my_places
 from oxmgr.cli.output import duration, print_json, size, warn
 from oxmgr.cli.parser import Args, Usage, nearest
 from oxmgr.client.connection import NotRunning, connect
-from oxmgr.client.launch import run_in_foreground
-from oxmgr.model.messages import DONE, DaemonView, GetDaemon, StopDaemon
+from oxmgr.client.launch import daemon_argv, run_in_foreground
+from oxmgr.model.messages import DONE, DaemonView, GetDaemon, ReplaceDaemon, StopDaemon
+
+REEXEC_PATIENCE = 20.0
+WORDS = ["run", "stop", "reexec", "status"]
 
 
 def run(args: Args) -> int:
@@ -21,14 +24,16 @@ def run(args: Args) -> int:
         run_in_foreground(_group(args.one("group")))
     if word == "stop":
         return _stop()
+    if word == "reexec":
+        return _reexec()
     if word == "status":
         return _status(args)
-    raise Usage(f"daemon takes run, stop or status, not {word!r}{nearest(word, ['run', 'stop', 'status'])}")
+    raise Usage(f"daemon takes run, stop, reexec or status, not {word!r}{nearest(word, WORDS)}")
 
 
-def _group(name: str | None) -> int:
+def _group(name: str | None) -> int | None:
     if name is None:
-        return -1
+        return None
     import grp
 
     try:
@@ -49,6 +54,21 @@ def _stop() -> int:
     return DONE
 
 
+def _reexec() -> int:
+    """The daemon of this very command's version goes on with all that runs."""
+    connection = connect(my_places())
+    before = connection.daemon
+    begun = time.monotonic()
+    ask(connection, ReplaceDaemon(daemon_argv()))
+    connection.wait_for_end()
+    # The socket stays open meanwhile: this waits until the other one answers.
+    after = connect(my_places(), REEXEC_PATIENCE).daemon
+    took = (time.monotonic() - begun) * 1000
+    changed = "" if before.version == after.version else f", {before.version} before"
+    sys.stdout.write(f"the daemon was replaced in {took:.0f} ms: {after.version}{changed}, pid {after.pid}\n")
+    return DONE
+
+
 def _status(args: Args) -> int:
     places = my_places()
     view = ask(connect(places), GetDaemon())
@@ -63,6 +83,7 @@ def _status(args: Args) -> int:
         ("version", view.version),
         ("up", duration(time.time() - view.started_at)),
         ("memory", size(resident(view.pid))),
+        ("guard", _guard(view.guard)),
         ("apps", f"{view.apps}, {view.instances} instance{'' if view.instances == 1 else 's'}"),
         ("state", view.state),
         ("socket", places.socket),
@@ -70,6 +91,12 @@ def _status(args: Args) -> int:
     ]
     sys.stdout.write("".join(f"{key:10} {value}\n" for key, value in rows))
     return DONE
+
+
+def _guard(pid: int | None) -> str:
+    if pid is None:
+        return "none: nobody starts the daemon again when it dies"
+    return f"pid {pid}, {size(resident(pid))}"
 
 
 def resident(pid: int) -> int:

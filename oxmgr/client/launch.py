@@ -16,24 +16,28 @@ if TYPE_CHECKING:
 DAEMON = "supervise"
 BUSY = "another one runs"
 """What a daemon says that finds its home taken; see oxmgr.supervisor.daemon."""
+GUARD = "oxmgr-guard"
+GUARD_FD = 3
+"""The daemon's end of the guard's socketpair (csrc/guard.h)."""
 PATIENCE = 5.0
+START_PATIENCE = 20.0
 
 
-def daemon_argv(group: int = -1, told: int = -1, *, hold: bool = False) -> list[str]:
-    """The bare interpreter, this package's file, where its libraries are, and what oxmgr.supervisor.daemon takes."""
+def daemon_argv(**options: int | str | None) -> list[str]:
+    """The bare interpreter, this package's file, where its libraries are, and what oxmgr.supervisor.daemon takes;
+    options that are None are left out."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     folders = [os.path.dirname(package), *(path for path in sys.path if path.endswith("-packages"))]
-    return [
-        sys.executable,
-        "-I",
-        "-S",
-        f"{package}/__main__.py",
-        DAEMON,
-        ":".join(dict.fromkeys(folders)),
-        str(group),
-        str(told),
-        str(int(hold)),
-    ]
+    words = [f"{key}={value}" for key, value in options.items() if value is not None]
+    program = [sys.executable, "-I", "-S", f"{package}/__main__.py"]
+    return [*program, DAEMON, ":".join(dict.fromkeys(folders)), *words]
+
+
+def guard_argv(told: int = -1, **options: int | str | None) -> list[str]:
+    """The guard, and how it starts the daemon; see csrc/guard.c."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    word = str(told) if told >= 0 else "-"
+    return [f"{package}/{GUARD}", "-", word, *daemon_argv(guard=GUARD_FD, **options)]
 
 
 def connect_or_start(places: Places) -> Connection:
@@ -70,8 +74,7 @@ def start_detached() -> int:
         _become_daemon(told)
     os.close(told)
     os.waitpid(middle, 0)
-    with open(reading, "rb") as file:
-        pid, _, why = file.read().partition(b"\n")
+    pid, _, why = _read_told(reading).partition(b"\n")
     text = why.decode(errors="replace").strip()
     if text:
         raise NoDaemon(text)
@@ -97,16 +100,16 @@ def _become_daemon(told: int) -> "NoReturn":
                 os.set_inheritable(fd, fd <= 2 or fd == told)
             except OSError:
                 continue  # the listing's own
-        _exec(daemon_argv(told=told, hold=True))
+        _exec(told, hold=1)
     finally:
         os._exit(127)
 
 
-def run_in_foreground(group: int = -1) -> "NoReturn":
+def run_in_foreground(group: int | None = None) -> "NoReturn":
     """Become the daemon."""
     sys.stdout.flush()
     sys.stderr.flush()
-    _exec(daemon_argv(group))
+    _exec(group=group)
 
 
 def start_attached() -> int:
@@ -119,22 +122,45 @@ def start_attached() -> int:
             os.close(reading)
             os.setpgid(0, 0)
             os.set_inheritable(told, True)
-            _exec(daemon_argv(told=told, hold=True))
+            _exec(told, hold=1)
         finally:
             os._exit(127)
     os.close(told)
-    with open(reading, "rb") as file:
-        why = file.read()
+    why = _read_told(reading)
     if why != b"\n":
         os.waitpid(pid, 0)
         raise NoDaemon(why.decode(errors="replace").strip() or "the daemon ended while it started")
     return pid
 
 
-def _exec(argv: list[str]) -> "NoReturn":
+def _read_told(fd: int) -> bytes:
+    """What the daemon says when it answers, or why it cannot: all up to the end of that pipe. NoDaemon when that does
+    not come."""
+    said = b""
+    end = time.monotonic() + START_PATIENCE
+    try:
+        while select.select([fd], [], [], max(0.0, end - time.monotonic()))[0]:
+            data = os.read(fd, 4096)
+            said += data
+            if not data:
+                return said
+    finally:
+        os.close(fd)
+    raise NoDaemon(
+        f"the daemon does not answer after {START_PATIENCE:.0f} s: start it with `oxmgr daemon run` to see why"
+    )
+
+
+def _exec(told: int = -1, **options: int | str | None) -> "NoReturn":
+    """The guard, which starts the daemon; where that cannot be executed, the daemon alone."""
     import _signal
 
     # What this shell or nohup(1) ignores, the daemon shall not.
     for number in (SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCHLD, SIGPIPE):
         _signal.signal(number, _signal.SIG_DFL)
-    os.execv(argv[0], argv)
+    argv = guard_argv(told, **options)
+    try:
+        os.execv(argv[0], argv)
+    except OSError:
+        argv = daemon_argv(told=told if told >= 0 else None, **options)
+        os.execv(argv[0], argv)

@@ -111,6 +111,13 @@ class GetDaemon(Struct, tag="daemon"):
     pass
 
 
+class ReplaceDaemon(Struct, tag="replace"):
+    """Have another daemon go on with all that runs: this interpreter, file and folders, as client.launch makes them.
+    The reply comes before the daemon goes; Failed when the other one could not go on."""
+
+    argv: list[str]
+
+
 class StopDaemon(Struct, tag="shutdown"):
     """Stop the apps in order, leave what is desired as it is, and end. The last reply comes before the end."""
 
@@ -127,6 +134,7 @@ Request = (
     | GetEnv
     | GetEvents
     | GetDaemon
+    | ReplaceDaemon
     | StopDaemon
 )
 
@@ -245,6 +253,7 @@ class DaemonView(Struct, tag="daemon"):
     logs: str
     warnings: list[str] = []
     ladders: dict[str, str] = {}
+    guard: int | None = None
 
 
 class Event(Struct, tag="event", omit_defaults=True, gc=False):
@@ -252,7 +261,8 @@ class Event(Struct, tag="event", omit_defaults=True, gc=False):
 
     Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `crashed` `exited` `oom` (the kernel killed of it,
     memory had run out) `limit` (it is above a soft limit) `backoff` `stopping` `killed` `stopped` `errored` `adopted`
-    `signalled` `reset` (an instance); `daemon-started` `daemon-stopping` (the daemon).
+    `signalled` `reset` (an instance); `daemon-started` `daemon-replaced` `daemon-stopping` (the
+    daemon).
     """
 
     seq: int
@@ -324,6 +334,9 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     session: int = 0
     cgroup: str = ""
     oom_kills: int = 0
+    due: float = 0.0
+    then: str = ""
+    ooms: tuple[int, int] = (0, 0)
 
 
 Journaled = Boot | Observed

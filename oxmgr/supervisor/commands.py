@@ -14,6 +14,7 @@ from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import NAME_LIMIT, Limits, Spec, shared_log
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
+from oxmgr.supervisor.handover import PROGRAM_WORDS
 from oxmgr.supervisor.limits import not_enforceable
 from oxmgr.supervisor.plan import must_restart, plan
 from oxmgr.supervisor.waiting import DOWN, GONE, UP, Waiter, Waiting
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.events import Events
     from oxmgr.supervisor.files import Health
     from oxmgr.supervisor.fleet import Fleet
+    from oxmgr.supervisor.handover import Handover
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.outputs import Outputs
@@ -63,9 +65,10 @@ class Commands:
         self._places = places
         self._outputs = outputs
         self._loop = loop
+        self.handover: Handover
         self._end = loop.stop
         self._held_back: list[Instance] = []
-        self._ending = False
+        self.ending = False
         self._started_at = time.time()
         self._waiting = Waiting(fleet)
         fleet.changed = self._on_change
@@ -112,6 +115,7 @@ class Commands:
                 logs=self._places.logs,
                 warnings=self._health.warnings(),
                 ladders=self._fleet.trees.ladders(),
+                guard=self.handover.guard_pid or None,
             )
         )
 
@@ -354,6 +358,20 @@ class Commands:
 
     # --- the end ---
 
+    def _replace(self, request: m.ReplaceDaemon, client: "Client") -> None:
+        self._refuse_when_ending()
+        if len(request.argv) != PROGRAM_WORDS:
+            raise Refusal("that does not start a daemon")
+
+        def answer(why: str) -> None:
+            if why:
+                client.finish(m.Failed(f"nothing was changed: {why}"))
+            else:
+                self._events.tell("daemon-replaced")
+                client.finish(m.Done())
+
+        self.handover.replace(request.argv, answer)
+
     def _shutdown(self, request: m.StopDaemon, client: "Client") -> None:
         chosen = list(self._fleet)
         self._waiting.add(Waiter(dict.fromkeys(chosen, DOWN), client.progress, lambda failed: client.finish(m.Done())))
@@ -361,20 +379,20 @@ class Commands:
 
     def shut_down(self, *, signalled: bool = False) -> None:
         """Stop everything in order; what is desired stays. The second call hurries."""
-        if self._ending:
+        if self.ending:
             self._fleet.hurry()
             return
-        self._ending = True
+        self.ending = True
         self._events.tell("daemon-stopping")
         self._fleet.bring_down(list(self._fleet), Stop(keep=True, signalled=signalled))
         self._end_when_down()
 
     def _end_when_down(self) -> None:
-        if self._ending and self._desired.idle and all(one.down or one.stuck for one in self._fleet):
+        if self.ending and self._desired.idle and all(one.down or one.stuck for one in self._fleet):
             self._end()
 
     def _refuse_when_ending(self) -> None:
-        if self._ending:
+        if self.ending:
             raise Refusal("the daemon is stopping: wait until it has, and try again", m.FAILED)
 
     # --- shared ---
@@ -389,7 +407,7 @@ class Commands:
 
     def _start_held(self) -> None:
         held, self._held_back = self._held_back, []
-        if self._ending:
+        if self.ending:
             return
         self._fleet.start([one for one in held if one.down and one.state.desired and self._fleet.has(one)])
 
@@ -409,9 +427,9 @@ class Commands:
 
     def _ends_meanwhile(self, client: "Client") -> bool:
         """Whether the daemon was told to end while a change was being saved. Nothing is started any more then."""
-        if self._ending:
+        if self.ending:
             client.finish(m.Failed("it is saved, but the daemon is stopping: the next one starts it"))
-        return self._ending
+        return self.ending
 
     def _select(self, targets: list[str]) -> "list[Instance]":
         chosen: dict[Instance, None] = {}
@@ -512,5 +530,6 @@ _HANDLERS: "dict[type, Callable[..., None]]" = {
     m.GetEnv: Commands._get_env,
     m.GetEvents: Commands._get_events,
     m.GetDaemon: Commands._get_daemon,
+    m.ReplaceDaemon: Commands._replace,
     m.StopDaemon: Commands._shutdown,
 }

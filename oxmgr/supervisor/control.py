@@ -247,9 +247,10 @@ class Client:
 
 
 class Server:
-    """Listens at `path`. `group` may speak as well when it is not -1."""
+    """Listens at `path`, on the socket of an earlier daemon (`fd`) where that is still there: then whoever has come
+    meanwhile has waited. `group` may speak as well when it is not -1."""
 
-    def __init__(self, path: str, group: int, loop: "Loop", log: "Log") -> None:
+    def __init__(self, path: str, group: int, loop: "Loop", log: "Log", fd: int = -1) -> None:
         self.loop = loop
         self.log = log
         self.clients: set[Client] = set()
@@ -260,8 +261,15 @@ class Server:
         self._most = min(CLIENTS_LIMIT, max(1, getrlimit(RLIMIT_NOFILE)[0] // 3))
         self._full = False
         self._listening = True
-        self._sock = _listen(path, group)
+        if fd >= 0 and not os.path.exists(path):
+            os.close(fd)
+            fd = -1
+        self._sock = socket(fileno=fd) if fd >= 0 else _listen(path, group)
         loop.add(self._sock.fileno(), READ, self._on_connection)
+
+    @property
+    def fd(self) -> int:
+        return self._sock.fileno()
 
     def _on_connection(self, _: int) -> None:
         try:

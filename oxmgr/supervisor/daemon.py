@@ -20,13 +20,15 @@ from oxmgr.supervisor.desired import Desired
 from oxmgr.supervisor.events import Events
 from oxmgr.supervisor.files import Health
 from oxmgr.supervisor.fleet import Fleet
+from oxmgr.supervisor.guard import Guard
+from oxmgr.supervisor.handover import Handover, say_check
 from oxmgr.supervisor.journal import EventFile, Journal
 from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.process import read_stat
-from oxmgr.supervisor.takeover import restore, resume
+from oxmgr.supervisor.takeover import Takeover, restore
 from oxmgr.supervisor.trees import Trees
 from oxmgr.supervisor.views import observed
 
@@ -35,28 +37,49 @@ LEFT_BEHIND = 1.0
 HOLD = 5.0
 """Seconds to wait for the first command, should whoever has started this daemon be gone."""
 
+CONTROL = "control"
+LOCK = "lock"
+"""What the guard keeps: the socket that listens, and the home's lock."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIGNALS = (SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGQUIT)
+ENDS = (SIGTERM, SIGINT, SIGQUIT)
 
 
-def main(group: int = -1, told: int = -1, *, hold: bool = False) -> int:
-    """Supervise until told to end; the exit code. `group` may use the socket as well. To the fd `told` goes one
-    line: empty when the daemon answers, else why it does not. `hold`: nothing is started before the command that
-    has started this daemon has said what it wants."""
+def main(options: dict[str, str]) -> int:
+    """Supervise until told to end; the exit code. `guard` is the fd of the guard that has started us. `group` may use
+    the socket as well. To the fd `told` goes one line: empty when the daemon answers, else why it does not. `hold`:
+    nothing is started before the command that has started this daemon has said what it wants. `lock`,
+    `control` and `files` are from a daemon that has executed us in its place: the home's lock, the socket that listens,
+    and the limit on open files that it was given.
+    `check`: only say whether we could go on with what is there."""
     os.umask(0o077)
+    told = int(options.get("told", "-1"))
+    guard = Guard(int(options.get("guard", "-1")))
     try:
         places = find_places(dict(os.environ), os.getuid())
-        _make_folders(places, group)
-        lock = _lock(places)
-        run = _set_up(places, group, lock, hold)
+        if "check" in options:
+            return say_check(places)
+        _make_folders(places, int(options.get("group", "-1")))
+        log = Log(places.daemon_log)
+        guard.say = log
+        guard.fetch()
+        first = guard.claim("told")
+        told = first if first >= 0 else told
+        lock = _take_lock(places, guard, int(options.get("lock", "-1")))
+        run = _set_up(places, options, lock, log, guard, hold=told >= 0 and options.get("hold") == "1")
     except (OSError, ValueError, Busy) as error:
         why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
         _tell(told, f"the daemon cannot start: {why}")
+        if isinstance(error, Busy):
+            guard.end(1)
         return 1
     _tell(told, "")
+    guard.forget("told")
+    guard.answers()
     run()
     return 0
 
@@ -65,10 +88,12 @@ class Busy(Exception):
     """Another daemon has this home."""
 
 
-def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], None]":
-    log = Log(places.daemon_log)
+def _set_up(
+    places: Places, options: dict[str, str], lock: int, log: Log, guard: Guard, *, hold: bool
+) -> "Callable[[], None]":
     log(f"oxmgr {__version__}, pid {os.getpid()}")
-    given = _raise_fd_limit()
+    given = _raise_fd_limit(int(options.get("files", "-1")))
+    group = int(options.get("group", "-1"))
     os.chdir("/")
     _prctl.prctl(_prctl.PR_SET_NAME, "oxmgr")
     # python-prctl's C half: its Python half builds 1 MB of wrappers that nothing here calls.
@@ -82,27 +107,39 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
     events = Events(EventFile(places.events, health), log)
     cgroups = open_cgroups(places.state)
     trees = Trees(cgroups, loop)
-    outputs = Outputs(loop, places, background, log)
+    outputs = Outputs(loop, places, background, log, guard)
     launcher = Launcher(places, loop, background, trees, outputs, given)
     fleet = Fleet(loop, journal, events, trees, launcher, places)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
+    handover = Handover(loop, desired, launcher, guard, log, lock, given, options)
+    commands.handover = handover
     signals = native.signalfd(list(SIGNALS))
-    loop.add(signals, READ, lambda _: _on_signals(signals, fleet, commands))
-    server = Server(places.socket, group, loop, log)
+    loop.add(signals, READ, lambda _: _on_signals(native.read_signals(signals), fleet, commands))
+    server = Server(places.socket, group, loop, log, _kept_socket(guard, options))
     server.commands = commands
+    handover.control = server.fd
+    guard.keep(CONTROL, server.fd)
 
     whole = desired.load()
     seen, same_boot = journal.load()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
-    restore(fleet, seen)
+    restore(fleet, seen, same_boot=same_boot)
     journal.open(lambda: [observed(instance) for instance in fleet])
     events.tell("daemon-started")
-    start = resume(fleet, loop, desired, seen if same_boot else {}, whole=whole, tell=health.tell)
+    takeover = Takeover(fleet, loop, desired, guard)
+    start = takeover.resume(seen if same_boot else {}, whole=whole, tell=health.tell)
+    guard.forget_unclaimed()
+    guard.on_exits = takeover.on_exits
+    guard.on_signal = lambda number, typed: _on_signals([number], fleet, commands)
+    guard.on_lost = lambda: None if commands.ending else handover.become_guard()
+    guard.join(loop)
     commands.start_first(start, HOLD if hold else 0.0)
+    handover.renew_guard()
 
     def run() -> None:
         loop.run()
+        guard.forget(CONTROL)
         server.stop_listening()
         try:
             os.unlink(places.socket)
@@ -112,6 +149,8 @@ def _set_up(places: Places, group: int, lock: int, hold: bool) -> "Callable[[], 
         outputs.compressor.end()
         cgroups.close()
         log("ended")
+        guard.end(0)
+        guard.forget(LOCK)
         os.close(lock)
         server.hang_up()
 
@@ -124,6 +163,46 @@ def _make_folders(places: Places, group: int) -> None:
     if group >= 0:
         os.chown(places.run, -1, group)
         os.chmod(places.run, 0o750)
+
+
+def _kept_socket(guard: Guard, options: dict[str, str]) -> int:
+    kept, given = guard.claim(CONTROL), int(options.get("control", "-1"))
+    if kept >= 0 and given >= 0:
+        os.close(given)
+    elif given >= 0:
+        os.set_inheritable(given, False)
+    return kept if kept >= 0 else given
+
+
+def _take_lock(places: Places, guard: Guard, fd: int) -> int:
+    """The one that a daemon before us held, which the guard has kept so that nobody else takes the home between us, or
+    has given us itself (`fd`); or else the lock."""
+    kept = guard.claim(LOCK)
+    if kept >= 0 and fd >= 0:
+        os.close(fd)
+    one = kept if kept >= 0 else fd
+    if one >= 0 and _is_lock(one, places.lock):
+        _sign(one)
+        guard.keep(LOCK, one)
+        return one
+    lock = _lock(places)
+    guard.keep(LOCK, lock)
+    return lock
+
+
+def _is_lock(fd: int, path: str) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.set_inheritable(fd, False)
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except OSError:
+        return False
+
+
+def _sign(lock: int) -> None:
+    """For who finds it taken."""
+    os.truncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
 
 def _lock(places: Places) -> int:
@@ -144,8 +223,7 @@ def _lock(places: Places) -> int:
         os.close(fd)
         home = places.home or places.state
         raise Busy(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
-    os.truncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    _sign(fd)
     return fd
 
 
@@ -154,10 +232,11 @@ def _lives(pid: int) -> bool:
     return stat is not None and stat[0] not in (b"Z", b"X")
 
 
-def _raise_fd_limit() -> list[int]:
+def _raise_fd_limit(given: int) -> list[int]:
     """As high as it goes, for each instance takes an fd. Children get back what we were given, since a program
-    that uses select(2) does not stand more; so the triple for their start."""
+    that uses select(2) does not stand more; so the triple for their start. `given` is that when it is not negative."""
     soft, hard = getrlimit(RLIMIT_NOFILE)
+    soft = given if given >= 0 else soft
     setrlimit(RLIMIT_NOFILE, (hard, hard))
     most = 0xFFFFFFFFFFFFFFFF
     return [RLIMIT_NOFILE, soft if soft >= 0 else most, hard if hard >= 0 else most]
@@ -171,10 +250,9 @@ def _on_fault(log: Log, error: Exception) -> None:
         log(f"fault: {line}")
 
 
-def _on_signals(fd: int, fleet: Fleet, commands: Commands) -> None:
-    numbers = native.read_signals(fd)
+def _on_signals(numbers: list[int], fleet: Fleet, commands: Commands) -> None:
     # The end comes first: what has ended with us was told to, as we were.
-    for _ in [number for number in numbers if number not in (SIGCHLD, SIGHUP)]:
+    for _ in [number for number in numbers if number in ENDS]:
         commands.shut_down(signalled=True)
     if SIGCHLD in numbers:
         fleet.reap()

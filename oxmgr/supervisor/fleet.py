@@ -203,6 +203,12 @@ class Fleet:
             if instance.state is not old:
                 self._after(instance, old)
 
+    def take_up(self, instance: Instance, state: State) -> None:
+        """It is as an earlier daemon had it."""
+        old = instance.state
+        instance.state = state
+        self._after(instance, old)
+
     def _steps(self, instance: Instance, event: Event, notes: "list[tuple[Note, State]]") -> None:
         following: Event | None = event
         while following is not None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from oxmgr.model.places import Places
     from oxmgr.supervisor.background import Background
+    from oxmgr.supervisor.guard import Guard
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop, Timer
 
@@ -37,6 +38,7 @@ OPEN_FILES = 256
 """Logs whose files are held open; an app that prints nothing costs no more than its pipes."""
 RETRY = 1.0
 NULL = "/dev/null"
+_PIPE = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
 OWN = {"/dev/stdout": 1, "/dev/stderr": 2}
 KINDS = {1: "out", 2: "err"}
 
@@ -77,7 +79,7 @@ class Output:
     """One pipe of an instance, and the log that it goes to, which `make` makes: the one that is wished for, or, asked
     with true, the one for when that cannot be one."""
 
-    def __init__(self, outputs: "Outputs", fifo: str, owner: int, make: "Callable[[bool], Log]") -> None:
+    def __init__(self, outputs: "Outputs", fifo: str, pipe: int, make: "Callable[[bool], Log]") -> None:
         self.log = make(False)
         self._outputs = outputs
         self._fifo = fifo
@@ -90,8 +92,7 @@ class Output:
         self._notice: Timer | None = None
         self._blocked = False
         self._ended = False
-        _make_fifo(fifo, owner)
-        self.pipe = native.Pipe(os.open(fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        self.pipe = native.Pipe(pipe)
         outputs.loop.add(self.pipe.fd, READ, lambda _: self.move(BUDGET))
         self._wire()
 
@@ -103,7 +104,8 @@ class Output:
     def open_for_app(self) -> int:
         """An fd for the app: its own open description, so that what it sets on it is not set on ours."""
         self._ended = False
-        return os.open(self._fifo, os.O_RDWR | os.O_CLOEXEC)
+        # By its fd, for somebody may have removed its name.
+        return os.open(f"/proc/self/fd/{self.pipe.fd}", os.O_RDWR | os.O_CLOEXEC)
 
     # --- what comes out of it ---
 
@@ -245,6 +247,7 @@ class Output:
         if isinstance(self.log, SinkLog):
             self.log.forget()
         self._outputs.loop.remove(self.pipe.fd)
+        self._outputs.guard.forget(os.path.basename(self._fifo))
         os.close(self.pipe.fd)
         self.log.close()
         self._outputs.forget(self)
@@ -253,8 +256,16 @@ class Output:
 class Outputs:
     """`say` is called with what users may want to know."""
 
-    def __init__(self, loop: "Loop", places: "Places", background: "Background", say: "Callable[[str], None]") -> None:
+    def __init__(
+        self,
+        loop: "Loop",
+        places: "Places",
+        background: "Background",
+        say: "Callable[[str], None]",
+        guard: "Guard",
+    ) -> None:
         self.loop = loop
+        self.guard = guard
         self.say = say
         self.null = os.open(NULL, os.O_RDWR | os.O_CLOEXEC)
         self.compressor = Compressor(loop, say)
@@ -306,10 +317,31 @@ class Outputs:
                 return LineLog(file, spool, f"std{kind}")
             return file
 
-        output = Output(self, fifo, spec.sandbox.uid, make)
+        output = Output(self, fifo, self._open_pipe(instance, number, fifo), make)
         if spool.has_left():
             self.loop.at(time.monotonic(), lambda: output.move(BUDGET))
         return output
+
+    def _open_pipe(self, instance: "Instance", number: int, fifo: str) -> int:
+        """The one that the guard has kept; else that of its name; else, where somebody has removed that, the one that
+        the app itself has open. OSError."""
+        name = os.path.basename(fifo)
+        pipe = self.guard.claim(name)
+        if pipe >= 0:
+            return pipe
+        if instance.process is not None and not os.path.exists(fifo):
+            own = f"/proc/{instance.process.pid}/fd/{number}"
+            try:
+                # What it has opened itself meanwhile is not ours.
+                if os.readlink(own) == f"{fifo} (deleted)":
+                    pipe = os.open(own, _PIPE)
+            except OSError:
+                pipe = -1
+        if pipe < 0:
+            _make_fifo(fifo, instance.app.spec.sandbox.uid)
+            pipe = os.open(fifo, _PIPE)
+        self.guard.keep(name, pipe)
+        return pipe
 
     def has_left(self, instance: "Instance") -> bool:
         """Whether a daemon before was killed before all that it had taken of an instance's pipes was where it goes."""

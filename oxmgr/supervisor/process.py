@@ -256,7 +256,8 @@ def zombie_exit(pid: int) -> tuple[int | None, int | None] | None:
 
 
 def adopt(pid: int, ticks: int) -> Process | None:
-    """An earlier daemon's main process, if that pid is still that process and it has not ended."""
+    """An earlier daemon's main process, if that pid is still that process and it has not ended. It is our child where
+    that daemon has executed us in its place."""
     if pid <= 0 or start_ticks(pid) != ticks:
         return None
     try:
@@ -265,6 +266,6 @@ def adopt(pid: int, ticks: int) -> Process | None:
         return None
     stat = read_stat(pid)
     if stat and int(stat[19]) == ticks and stat[0] not in (b"Z", b"X"):
-        return Process(pid, pidfd, child=False)
+        return Process(pid, pidfd, child=int(stat[1]) == os.getpid())
     os.close(pidfd)
     return None

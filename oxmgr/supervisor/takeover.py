@@ -3,7 +3,7 @@
 import os
 import time
 
-from oxmgr.lifecycle.machine import Adopted, Remains, State, Stop
+from oxmgr.lifecycle.machine import START, Adopted, Remains, State, Stop
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.supervisor import cgroup, descendants, native, process
@@ -18,19 +18,24 @@ if TYPE_CHECKING:
     from oxmgr.model.messages import Observed
     from oxmgr.supervisor.desired import Desired
     from oxmgr.supervisor.fleet import Fleet
+    from oxmgr.supervisor.guard import Exit, Guard
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
+
+    End = tuple[int | None, int | None]
 
 REAP_PATIENCE = 2.0
 """Seconds to wait for an adopted process's real parent to reap it, which is when its exit code can be read."""
 
 
-def restore(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> None:
-    """What an earlier daemon knew of each instance, but for what it had running."""
+def restore(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]", *, same_boot: bool) -> None:
+    """What an earlier daemon knew of each instance, but for what it had running. What was given up is tried again after
+    a reboot."""
+    stays = is_.DOWN if same_boot else (is_.STOPPED, is_.EXITED)
     for instance in fleet:
         old = seen.get((instance.app.spec.name, instance.index))
         if old is not None:
-            final = old.status if old.status in is_.DOWN else is_.STOPPED
+            final = old.status if old.status in stays else is_.STOPPED
             instance.state = State(
                 final,
                 restarts=old.restarts,
@@ -43,71 +48,220 @@ def restore(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> None:
             )
 
 
-def resume(
-    fleet: "Fleet",
-    loop: "Loop",
-    desired: "Desired",
-    seen: "dict[tuple[str, int], Observed]",
-    *,
-    whole: bool,
-    tell: "Callable[[str], None]",
-) -> "list[Instance]":
-    """Take over what an earlier daemon of this boot has left running; what is to be started, since it is desired and
-    does not run. What has finished or was given up stays so.
-    `whole`: all that is desired is known, so what is of no known instance is ended; else users are told of it."""
-    start: list[Instance] = []
-    stop: list[Instance] = []
-    folders: dict[str, list[str]] = {}
-    for path in fleet.trees.cgroups.folders():
-        folders.setdefault(path.rpartition("/")[2].partition("~")[0], []).append(path)
-    for instance in list(fleet):
-        name = instance.app.spec.name
-        wanted = instance.index not in desired.apps[name].stopped
-        old = seen.get((name, instance.index))
-        instance.state = replace(instance.state, desired=wanted)
-        if old is not None and _adopt(fleet, loop, instance, old):
-            if not wanted:
-                stop.append(instance)
-        elif _has_left(fleet, instance, old, folders.get(instance.folder, [])):
-            fleet.launcher.connect(instance)
-            fleet.send(instance, Remains())
-        else:
-            fleet.launcher.pick_up(instance)
-            if wanted and instance.state.status == is_.STOPPED:
-                start.append(instance)
-    known = {instance.cgroup for instance in fleet}
-    if whole:
-        fleet.trees.clean(known)
-        _end_forgotten(fleet, seen)
-    else:
+class Takeover:
+    """Goes on where an earlier daemon was. `ends` of the guard, and of those children of ours that have ended while we
+    were executed in that daemon's place, are the true ends of what has ended in between."""
+
+    def __init__(self, fleet: "Fleet", loop: "Loop", desired: "Desired", guard: "Guard") -> None:
+        self._fleet = fleet
+        self._loop = loop
+        self._desired = desired
+        self._guard = guard
+        self._ends: dict[tuple[int, int], End] = {(pid, ticks): how(status) for pid, status, ticks in guard.exits}
+        self._own_ends: dict[int, End] = {}
+        self._guards: dict[tuple[str, int], int] = {}
+        self._silent: set[int] = set()
+
+    def resume(
+        self, seen: "dict[tuple[str, int], Observed]", *, whole: bool, tell: "Callable[[str], None]"
+    ) -> "list[Instance]":
+        """Take over what an earlier daemon of this boot has left running; what is to be started, since it is desired
+        and does not run. What has finished or was given up stays so.
+        `whole`: all that is desired is known, so what is of no known instance is ended; else users are told of it."""
+        fleet = self._fleet
+        self._own_ends = {pid: (code, number) for pid, code, number in native.reap()}
+        self._guards = self._children_of_guard()
+        start: list[Instance] = []
+        stop: list[Instance] = []
+        ended: list[tuple[Instance, Observed, bool]] = []
+        folders: dict[str, list[str]] = {}
         for path in fleet.trees.cgroups.folders():
-            if path not in known and cgroup.is_populated(path):
-                tell(f"{path} holds an app that no state file knows; to end it: echo 1 > {path}/cgroup.kill")
-    fleet.bring_down(stop, Stop())
-    return start
+            folders.setdefault(path.rpartition("/")[2].partition("~")[0], []).append(path)
+        for instance in list(fleet):
+            name = instance.app.spec.name
+            wanted = instance.index not in self._desired.apps[name].stopped
+            old = seen.get((name, instance.index))
+            instance.state = replace(instance.state, desired=wanted)
+            if old is not None and self._adopt(instance, old):
+                if not wanted and instance.state.status != is_.STOPPING:
+                    stop.append(instance)
+                continue
+            left = self._has_left(instance, old, folders.get(instance.folder, []))
+            if old is not None and old.pid:
+                ended.append((instance, old, left))
+            elif left:
+                fleet.launcher.connect(instance)
+                fleet.send(instance, Remains())
+            else:
+                fleet.launcher.pick_up(instance)
+                if not (old is not None and self._wait_on(instance, old)) and wanted and instance.down:
+                    start += [instance] if instance.state.status == is_.STOPPED else []
+        known = {instance.cgroup for instance in fleet}
+        if whole:
+            fleet.trees.clean(known)
+            _end_forgotten(fleet, seen)
+        else:
+            for path in fleet.trees.cgroups.folders():
+                if path not in known and cgroup.is_populated(path):
+                    tell(f"{path} holds an app that no state file knows; to end it: echo 1 > {path}/cgroup.kill")
+        for instance, old, left in ended:
+            self._loop.call(self._ended_meanwhile, instance, old, left)
+        fleet.bring_down(stop, Stop())
+        return start
+
+    # --- what runs ---
+
+    def _adopt(self, instance: "Instance", seen: "Observed") -> bool:
+        """Go on with a main process that an earlier daemon started; False when it is not there any more."""
+        fleet = self._fleet
+        main = process.adopt(seen.pid, seen.ticks)
+        if main is None:
+            return False
+        folder = cgroup.folder_of(main.pid, fleet.trees.cgroups.mount)
+        if seen.cgroup and folder == seen.cgroup and os.path.isdir(folder):
+            instance.cgroup, instance.limited = folder, instance.app.spec.limits
+            instance.ooms = seen.ooms
+        elif seen.cgroup and descendants.born_as(main.pid) != (instance.app.spec.name, instance.index):
+            # The same number and start, but not where ours was: it cannot be proven to be ours.
+            main.close()
+            return False
+        fleet.trees.take(instance, main)
+        fleet.launcher.connect(instance)
+        if instance.app.spec.sandbox.private_network:
+            instance.network = network_of(main.pid)
+        instance.started_at, instance.ticks = seen.started_at, seen.ticks
+        if not main.child:
+            self._loop.add(main.pidfd, READ, lambda events: self._on_end(instance, main, events))
+        age = max(0.0, time.time() - seen.started_at)
+        if seen.status == is_.STOPPING:
+            fleet.take_up(instance, self._stopping(instance, seen, age))
+        else:
+            fleet.send(instance, Adopted(main.pid, age))
+        return True
+
+    def _stopping(self, instance: "Instance", seen: "Observed", age: float) -> State:
+        """As the earlier daemon had it: what was to follow follows, and what is wanted is started."""
+        now = time.monotonic()
+        state = instance.state
+        return replace(
+            state,
+            status=is_.STOPPING,
+            pid=seen.pid,
+            started=now - age,
+            deadline=now + max(0.0, seen.due - time.time()),
+            then=seen.then or (START if state.desired else ""),
+            reason=seen.reason,
+        )
+
+    def _wait_on(self, instance: "Instance", seen: "Observed") -> bool:
+        """Whether it goes on waiting for its restart."""
+        if seen.status != is_.BACKOFF or not instance.state.desired:
+            return False
+        due = time.monotonic() + max(0.0, seen.due - time.time())
+        self._fleet.take_up(instance, replace(instance.state, status=is_.BACKOFF, deadline=due, reason=seen.reason))
+        return True
+
+    # --- what has ended in between ---
+
+    def _ended_meanwhile(self, instance: "Instance", seen: "Observed", left: bool) -> None:
+        """Its main process has, and of the rest something is `left` or not: as it would have gone with a daemon."""
+        fleet = self._fleet
+        fleet.launcher.connect(instance)
+        instance.started_at, instance.ticks = seen.started_at, seen.ticks
+        instance.ooms = seen.ooms
+        age = max(0.0, time.time() - seen.started_at)
+        if seen.status == is_.STOPPING or not instance.state.desired:
+            state = self._stopping(instance, seen, age)
+        else:
+            state = replace(instance.state, status=is_.RUNNING, pid=seen.pid, started=time.monotonic() - age)
+        fleet.take_up(instance, state)
+        fleet.ended(instance, *self._how_ended(seen), empty=not left)
+
+    def _how_ended(self, seen: "Observed") -> "End":
+        """What is known of it, and nothing that is not."""
+        if seen.pid in self._own_ends:
+            return self._own_ends[seen.pid]
+        end = self._ends.get((seen.pid, seen.ticks))
+        # Where nobody has reaped it yet, the kernel still has it.
+        zombie = process.zombie_exit(seen.pid) if process.start_ticks(seen.pid) == seen.ticks else None
+        return end or zombie or (None, None)
+
+    def _has_left(self, instance: "Instance", seen: "Observed | None", folders: list[str]) -> bool:
+        """Whether something of it lives although its main process is gone: what is in a cgroup of its name is its own,
+        also when the journal was lost."""
+        for path in folders:
+            if cgroup.is_populated(path):
+                instance.cgroup, instance.foreign = path, True
+                return True
+        child = self._guards.get((instance.app.spec.name, instance.index))
+        if child is not None:
+            # Started by a daemon that was killed before it could write so down.
+            instance.session, instance.foreign = os.getsid(child), True
+            return not self._fleet.trees.is_empty(instance, {})
+        if seen is None or seen.cgroup or not (seen.session or seen.pid):
+            return False
+        instance.session, instance.foreign = seen.session or seen.pid, True
+        return not self._fleet.trees.is_empty(instance, {})
+
+    def _children_of_guard(self) -> dict[tuple[str, int], int]:
+        """Whose they are, where there are no cgroups that say so."""
+        found: dict[tuple[str, int], int] = {}
+        if self._guard.pid and not self._fleet.trees.cgroups.base:
+            try:
+                for pid in descendants.children(self._guard.pid):
+                    owner = descendants.born_as(pid)
+                    if owner is not None:
+                        found[owner] = pid
+            except OSError:
+                pass
+        return found
+
+    # --- ends of what was adopted ---
+
+    def on_exits(self, exits: "list[Exit]") -> None:
+        """The guard has reaped these."""
+        for pid, status, ticks in exits:
+            instance = self._fleet.trees.mains.get(pid)
+            main = None if instance is None else instance.process
+            if instance is not None and main is not None and not main.child and ticks in (instance.ticks, 0):
+                self._loop.call(self._end, instance, main, how(status))
+        self._fleet.trees.check(self._fleet.trees.orphans())
+
+    def _on_end(self, instance: "Instance", main: Process, events: int) -> None:
+        ended = process.zombie_exit(main.pid)
+        if ended is None:
+            try:
+                ended = native.pidfd_exit(main.pidfd)
+            except OSError as error:
+                if self._guard.fd < 0 and (events & HANGUP or not isinstance(error, BlockingIOError)):
+                    self._end(instance, main, (None, None))
+                    return
+                # Ended, and not ours to reap: what is left to hear is the word of whoever does, or the hang-up then.
+                if events & HANGUP:
+                    self._silent.add(main.pidfd)
+                    self._loop.remove(main.pidfd)
+                else:
+                    self._loop.change(main.pidfd, 0)
+                later = time.monotonic() + REAP_PATIENCE
+                self._loop.at(later, lambda: self._end(instance, main, (None, None)))
+                return
+        self._end(instance, main, ended)
+
+    def _end(self, instance: "Instance", main: Process, ended: "End") -> None:
+        fleet = self._fleet
+        if instance.process is not main:
+            return
+        if main.pidfd in self._silent:
+            self._silent.discard(main.pidfd)
+        else:
+            self._loop.remove(main.pidfd)
+        fleet.trees.let_go(instance)
+        fleet.ended(instance, *ended, empty=fleet.trees.is_empty(instance, fleet.trees.orphans()))
 
 
-def _adopt(fleet: "Fleet", loop: "Loop", instance: "Instance", seen: "Observed") -> bool:
-    """Go on with a main process that an earlier daemon started; False when it is not there any more."""
-    main = process.adopt(seen.pid, seen.ticks)
-    if main is None:
-        return False
-    folder = cgroup.folder_of(main.pid, fleet.trees.cgroups.mount)
-    if seen.cgroup and folder == seen.cgroup and os.path.isdir(folder):
-        instance.cgroup, instance.limited = folder, instance.app.spec.limits
-        instance.ooms = cgroup.oom_kills(folder)
-    elif seen.cgroup and descendants.born_as(main.pid) != (instance.app.spec.name, instance.index):
-        # The same number and start, but not where ours was: it cannot be proven to be ours.
-        main.close()
-        return False
-    fleet.trees.take(instance, main)
-    fleet.launcher.connect(instance)
-    if instance.app.spec.sandbox.private_network:
-        instance.network = network_of(main.pid)
-    instance.started_at, instance.ticks = seen.started_at, seen.ticks
-    loop.add(main.pidfd, READ, lambda events: _on_end(fleet, loop, instance, main, events))
-    fleet.send(instance, Adopted(main.pid, max(0.0, time.time() - seen.started_at)))
-    return True
+def how(status: int) -> "End":
+    """(exit code, None) or (None, signal), of a status as of waitpid(2)."""
+    return (None, status & 0x7F) if status & 0x7F else (status >> 8 & 0xFF, None)
 
 
 def _end_forgotten(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> None:
@@ -125,44 +279,3 @@ def _kill_forgotten(main: Process, name: str, index: int) -> None:
         return main.signal(0) if pid == main.pid else descendants.is_of_session(pid, main.pid, name, index)
 
     descendants.kill_trees([main.pid, *descendants.in_session(main.pid, name, index)], is_still)
-
-
-def _has_left(fleet: "Fleet", instance: "Instance", seen: "Observed | None", folders: list[str]) -> bool:
-    """Whether something of it lives although its main process is gone: what is in a cgroup of its name is its own, also
-    when the journal was lost."""
-    for path in folders:
-        if cgroup.is_populated(path):
-            instance.cgroup, instance.foreign = path, True
-            return True
-    if seen is None or seen.cgroup or not (seen.session or seen.pid):
-        return False
-    instance.session, instance.foreign = seen.session or seen.pid, True
-    return not fleet.trees.is_empty(instance, {})
-
-
-def _on_end(fleet: "Fleet", loop: "Loop", instance: "Instance", main: Process, events: int) -> None:
-    ended = process.zombie_exit(main.pid)
-    if ended is None:
-        try:
-            ended = native.pidfd_exit(main.pidfd)
-        except BlockingIOError:
-            if not events & HANGUP:
-                # Ended, not reaped, and not ours to look at: what is left to hear is the hang-up at the reaping.
-                loop.change(main.pidfd, 0)
-                later = time.monotonic() + REAP_PATIENCE
-                loop.at(later, lambda: _end(fleet, loop, instance, main, (None, None)))
-                return
-            ended = None, None
-        except OSError:
-            ended = None, None
-    _end(fleet, loop, instance, main, ended)
-
-
-def _end(
-    fleet: "Fleet", loop: "Loop", instance: "Instance", main: Process, ended: tuple[int | None, int | None]
-) -> None:
-    if instance.process is not main:
-        return
-    loop.remove(main.pidfd)
-    fleet.trees.let_go(instance)
-    fleet.ended(instance, *ended, empty=fleet.trees.is_empty(instance, fleet.trees.orphans()))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def observed(instance: "Instance") -> messages.Observed:
     state = instance.state
+    due = 0.0 if state.deadline is None else time.time() + state.deadline - time.monotonic()
     return messages.Observed(
         instance.app.spec.name,
         instance.index,
@@ -32,6 +33,9 @@ def observed(instance: "Instance") -> messages.Observed:
         session=instance.session if state.status in is_.LIVE else 0,
         cgroup=instance.cgroup,
         oom_kills=state.oom_kills,
+        due=due,
+        then=state.then,
+        ooms=instance.ooms,
     )
 
 

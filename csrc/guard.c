@@ -1,0 +1,651 @@
+/* The daemon's parent: starts it again when it dies, keeps copies of its fds, reaps what it has left, passes signals
+ * on. It knows nothing of apps.
+ *
+ *     oxmgr-guard STATE TOLD DAEMON [WORD...]
+ *
+ * STATE is the fd of what an earlier guard has left (guard.h), TOLD an fd to keep under the name "told"; "-" for none.
+ * The daemon gets its end of the socketpair as fd OX_GUARD_FD.
+ *
+ * Nothing is allocated after the start: every table has its place.
+ */
+#include "guard.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "bare.h"
+
+#define LIVED_WELL 1000 /* milliseconds: who dies sooner is started again with a delay from the second time on */
+#define DELAY_FIRST 10
+#define DELAY_MOST 5000
+#define OOM_SCORE_ADJ "-900"
+#define WORDS_SIZE 16384 /* of a command line */
+#define WORDS_MOST 128
+#define SIGNALS_SIZE 8 /* of the kernel's signal set (rt_sigprocmask(2)) */
+#define BIT(signal) (UINT64_C(1) << ((signal) - 1))
+
+/* All that can be caught, but those that a fault of our own raises. */
+#define HEARD                                                                                                          \
+    (~(BIT(SIGKILL) | BIT(SIGSTOP) | BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP) |           \
+       BIT(SIGSYS) | BIT(SIGABRT) | BIT(SIGTTIN) | BIT(SIGTTOU) | BIT(SIGPIPE)))
+
+static struct ox_kept kept[OX_KEPT_MOST];
+static uint32_t kept_end; /* the places from here on were never used */
+static struct ox_guard_exit exits[OX_EXITS_MOST];
+static uint64_t exits_first, exits_told, exits_end; /* counted from the start: a place is the number modulo the room */
+
+static char **daemon_argv, **environment;
+static struct rlimit files;
+static char oom_score_adj[16];
+static int daemon_pid, daemon_socket = -1, signals_fd = -1;
+static int64_t started_at;
+static int deaths;       /* soon after the start, in a row */
+static int came_up;      /* this daemon has said hello */
+static int answered;     /* one has come up */
+static int64_t due = -1; /* when the next one is started; -1: it runs */
+static int ending, ending_code;
+static int64_t ending_grace;
+static uint64_t signals, from_kernel; /* to be told of */
+static int stopping;                  /* SIGTERM has come: also the next daemon is told */
+static int saying_hello;              /* a list is to be sent from `next_kept` on */
+static uint32_t next_kept, told_kept;
+
+static int64_t now_ms(void) {
+    struct timespec now = {0, 0};
+    CALL(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void say(const char *text) {
+    CALL(SYS_write, 2, text, strlen(text));
+}
+
+static void close_fd(int fd) {
+    CALL(SYS_close, fd);
+}
+
+static void set_cloexec(int fd, int on) {
+    CALL(SYS_fcntl, fd, F_SETFD, on ? FD_CLOEXEC : 0);
+}
+
+static __attribute__((noreturn)) void leave(int code) {
+    for (;;)
+        CALL(SYS_exit_group, code);
+}
+
+/* ---- what is kept ---- */
+
+static uint32_t hash(const char *name) {
+    uint32_t value = 2166136261u; /* FNV-1a */
+    while (*name)
+        value = (value ^ (unsigned char)*name++) * 16777619u;
+    return value;
+}
+
+static struct ox_kept *find(const char *name) {
+    uint32_t wanted = hash(name);
+    for (uint32_t i = 0; i < kept_end; i++)
+        if (kept[i].fd >= 0 && kept[i].hash == wanted && !memcmp(kept[i].name, name, strlen(name) + 1))
+            return &kept[i];
+    return NULL;
+}
+
+static int keep(const char *name, int fd) {
+    struct ox_kept *place = find(name);
+    if (place) {
+        close_fd(place->fd);
+    } else {
+        uint32_t i = 0;
+        while (i < kept_end && kept[i].fd >= 0)
+            i++;
+        if (i == OX_KEPT_MOST)
+            return ENOSPC;
+        if (i == kept_end)
+            kept_end++;
+        place = &kept[i];
+    }
+    place->hash = hash(name);
+    memcpy(place->name, name, strlen(name) + 1);
+    place->fd = fd;
+    return 0;
+}
+
+static void forget(const char *name) {
+    struct ox_kept *place = find(name);
+    if (place) {
+        close_fd(place->fd);
+        place->fd = -1;
+    }
+}
+
+/* ---- to the daemon ---- */
+
+/* Whether it was taken; `fd` goes with it if it is not negative. */
+static int send_message(const struct ox_guard_message *message, int fd) {
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec part = {(void *)message, sizeof *message};
+    struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1};
+    if (fd >= 0) {
+        memset(&control, 0, sizeof control);
+        control.header =
+            (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+        packet.msg_control = &control;
+        packet.msg_controllen = sizeof control.room;
+    }
+    return CALL(SYS_sendmsg, daemon_socket, &packet, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+}
+
+static int is_owed(void) {
+    return came_up && (saying_hello || exits_told < exits_end || signals);
+}
+
+/* All that it is owed, as far as it takes it. */
+static void tell(void) {
+    while (saying_hello) {
+        while (next_kept < kept_end && kept[next_kept].fd < 0)
+            next_kept++;
+        struct ox_guard_message message = {
+            .kind = OX_LISTED, .value = (int32_t)told_kept, .a = OX_GUARD_VERSION, .b = (uint64_t)CALL(SYS_getpid, 0)};
+        int fd = -1;
+        if (next_kept < kept_end) {
+            message = (struct ox_guard_message){.kind = OX_KEPT};
+            memcpy(message.name, kept[next_kept].name, OX_KEPT_NAME);
+            fd = kept[next_kept].fd;
+        }
+        if (!send_message(&message, fd))
+            return;
+        if (fd < 0) {
+            saying_hello = 0;
+            if (stopping)
+                signals |= BIT(SIGTERM);
+        }
+        next_kept++;
+        told_kept++;
+    }
+    for (; exits_told < exits_end; exits_told++) {
+        const struct ox_guard_exit *one = &exits[exits_told % OX_EXITS_MOST];
+        struct ox_guard_message message = {.kind = OX_EXIT, .value = one->pid, .a = one->status, .b = one->ticks};
+        if (!send_message(&message, -1))
+            return;
+    }
+    for (int number = 1; number <= 64 && signals; number++)
+        if (signals & BIT(number)) {
+            struct ox_guard_message message = {
+                .kind = OX_SIGNAL, .value = number, .a = (from_kernel & BIT(number)) != 0};
+            if (!send_message(&message, -1))
+                return;
+            signals &= ~BIT(number);
+            from_kernel &= ~BIT(number);
+        }
+}
+
+/* ---- the daemon ---- */
+
+static __attribute__((noreturn)) void become_daemon(int end) {
+    uint64_t none = 0;
+    struct {
+        void *handler;
+        unsigned long flags, restorer, mask;
+    } standard = {SIG_DFL, 0, 0, 0};
+    /* A group of its own: what a terminal sends comes through us, and not twice. */
+    CALL(SYS_setpgid, 0, 0);
+    CALL(SYS_rt_sigaction, SIGTTIN, &standard, 0, SIGNALS_SIZE);
+    CALL(SYS_rt_sigaction, SIGPIPE, &standard, 0, SIGNALS_SIZE);
+    CALL(SYS_rt_sigprocmask, SIG_SETMASK, &none, 0, SIGNALS_SIZE);
+    CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, &files, 0);
+    int fd = (int)CALL(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0)
+        CALL(SYS_write, fd, oom_score_adj, strlen(oom_score_adj));
+    if (end == OX_GUARD_FD)
+        set_cloexec(end, 0);
+    else if (CALL(SYS_dup3, end, OX_GUARD_FD, 0) < 0)
+        leave(126);
+    CALL(SYS_execve, daemon_argv[0], daemon_argv, environment);
+    say("oxmgr: cannot execute ");
+    say(daemon_argv[0]);
+    say("\n");
+    leave(127);
+}
+
+static void start_daemon(void) {
+    int ends[2];
+    due = -1;
+    started_at = now_ms();
+    if (CALL(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
+        due = started_at + DELAY_MOST;
+        return;
+    }
+    long pid = CALL(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0)
+        become_daemon(ends[1]);
+    close_fd(ends[1]);
+    if (pid < 0) {
+        close_fd(ends[0]);
+        due = started_at + DELAY_MOST;
+        return;
+    }
+    daemon_pid = (int)pid;
+    daemon_socket = ends[0];
+}
+
+static void hang_up(void) {
+    if (daemon_socket >= 0)
+        close_fd(daemon_socket);
+    daemon_socket = -1;
+    came_up = saying_hello = 0;
+}
+
+static void on_daemon_end(int status) {
+    hang_up();
+    daemon_pid = 0;
+    int64_t now = now_ms();
+    int ended_by_itself = (status & 0x7F) == 0;
+    if (!ending && !answered && ended_by_itself) {
+        /* It cannot start, and has said why. */
+        ending = 1;
+        ending_code = status >> 8;
+    }
+    if (ending)
+        return;
+    deaths = now - started_at < LIVED_WELL ? deaths + 1 : 0;
+    int64_t delay = 0;
+    if (deaths > 1) {
+        delay = deaths < 12 ? (int64_t)DELAY_FIRST << (deaths - 2) : DELAY_MOST;
+        delay = delay < DELAY_MOST ? delay : DELAY_MOST;
+    }
+    due = now + delay;
+}
+
+/* ---- ends ---- */
+
+/* Field 22 of /proc/PID/stat, when a process began; 0 when it cannot be read. */
+static uint64_t ticks_of(int pid) {
+    char path[32] = "/proc/", digits[12], text[1024];
+    int count = 0;
+    for (int left = pid; left > 0; left /= 10)
+        digits[count++] = (char)('0' + left % 10);
+    char *at = path + 6;
+    while (count)
+        *at++ = digits[--count];
+    memcpy(at, "/stat", 6);
+    int fd = (int)CALL(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    long got = CALL(SYS_read, fd, text, sizeof text - 1);
+    close_fd(fd);
+    if (got <= 0)
+        return 0;
+    /* The name may hold anything, so what counts is the last parenthesis: field 3 begins two bytes behind it. */
+    long end = got;
+    while (end > 0 && text[end - 1] != ')')
+        end--;
+    text[got] = 0;
+    const char *field = text + end;
+    for (int number = 2; number < 22; number++) {
+        while (*field && *field != ' ')
+            field++;
+        while (*field == ' ')
+            field++;
+    }
+    uint64_t ticks = 0;
+    while (*field >= '0' && *field <= '9')
+        ticks = ticks * 10 + (uint64_t)(*field++ - '0');
+    return ticks;
+}
+
+static int status_of(const siginfo_t *info) {
+    if (info->si_code == CLD_EXITED)
+        return (info->si_status & 0xFF) << 8;
+    return info->si_status | (info->si_code == CLD_DUMPED ? 0x80 : 0);
+}
+
+/* Every child that has ended; where there is no room to remember more of them, the kernel does. */
+static void reap(void) {
+    siginfo_t info;
+    info.si_pid = 0;
+    if (daemon_pid && CALL(SYS_waitid, P_PID, daemon_pid, &info, WEXITED | WNOHANG, 0) == 0 && info.si_pid)
+        on_daemon_end(status_of(&info));
+    while (exits_end - exits_first < OX_EXITS_MOST) {
+        info.si_pid = 0;
+        if (CALL(SYS_waitid, P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT, 0) < 0 || !info.si_pid)
+            return;
+        int pid = info.si_pid;
+        if (pid == daemon_pid) {
+            CALL(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG, 0);
+            on_daemon_end(status_of(&info));
+            continue;
+        }
+        /* Its start time can be read as long as it is not reaped. */
+        exits[exits_end++ % OX_EXITS_MOST] =
+            (struct ox_guard_exit){.pid = pid, .status = status_of(&info), .ticks = ticks_of(pid)};
+        CALL(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG, 0);
+    }
+}
+
+/* ---- one guard after another ---- */
+
+static int write_all(int fd, const void *data, size_t size) {
+    return !size || CALL(SYS_write, fd, data, size) == (long)size;
+}
+
+static int read_all(int fd, void *data, size_t size) {
+    return !size || CALL(SYS_read, fd, data, size) == (long)size;
+}
+
+static void set_all_cloexec(int on) {
+    for (uint32_t i = 0; i < kept_end; i++)
+        if (kept[i].fd >= 0)
+            set_cloexec(kept[i].fd, on);
+    if (daemon_socket >= 0)
+        set_cloexec(daemon_socket, on);
+}
+
+/* Execute a guard's program with all that we have; comes back only when that cannot be. `from` holds its words. */
+static void replace(int from, int count) {
+    static char text[WORDS_SIZE], *words[WORDS_MOST + 1], nothing[] = "-", digits[12];
+    long size = CALL(SYS_pread64, from, text, sizeof text - 1, 0);
+    int at = 0;
+    for (long i = 0; i < size && at < WORDS_MOST; i += (long)strlen(text + i) + 1)
+        words[at++] = text + i;
+    int file = (int)CALL(SYS_memfd_create, "oxmgr-guard", 0);
+    /* What is longer than there is room for was cut, and is not what was meant. */
+    if (file < 0 || count < 4 || at != count || size > (long)sizeof text - 2) {
+        close_fd(file);
+        return;
+    }
+    words[at] = NULL;
+    struct ox_guard_head head = {.magic = OX_GUARD_MAGIC,
+                                 .daemon = daemon_pid,
+                                 .socket = daemon_socket,
+                                 .files_soft = files.rlim_cur,
+                                 .files_hard = files.rlim_max,
+                                 .kept = kept_end,
+                                 .exits = (uint32_t)(exits_end - exits_first),
+                                 .signals = signals,
+                                 .stopping = stopping};
+    memcpy(head.oom_score_adj, oom_score_adj, sizeof oom_score_adj);
+    int fine = write_all(file, &head, sizeof head) && write_all(file, kept, kept_end * sizeof *kept);
+    for (uint64_t i = exits_first; fine && i < exits_end; i++)
+        fine = write_all(file, &exits[i % OX_EXITS_MOST], sizeof *exits);
+    if (fine) {
+        words[1] = digits + sizeof digits - 1;
+        for (int left = file; left > 0; left /= 10)
+            *--words[1] = (char)('0' + left % 10);
+        words[2] = nothing;
+        CALL(SYS_lseek, file, 0, SEEK_SET);
+        /* Signals stay blocked, so that none is lost on the way. */
+        set_all_cloexec(0);
+        CALL(SYS_execve, words[0], words, environment);
+        set_all_cloexec(1);
+    }
+    close_fd(file);
+}
+
+static int take_state(int file) {
+    struct ox_guard_head head;
+    if (!read_all(file, &head, sizeof head) || memcmp(head.magic, OX_GUARD_MAGIC, sizeof head.magic) ||
+        head.kept > OX_KEPT_MOST || head.exits > OX_EXITS_MOST || !read_all(file, kept, head.kept * sizeof *kept) ||
+        !read_all(file, exits, head.exits * sizeof *exits))
+        return 0;
+    kept_end = head.kept;
+    for (uint32_t i = 0; i < kept_end; i++)
+        kept[i].name[OX_KEPT_NAME - 1] = 0;
+    exits_end = head.exits;
+    daemon_pid = head.daemon;
+    daemon_socket = head.socket;
+    files.rlim_cur = head.files_soft;
+    files.rlim_max = head.files_hard;
+    signals = head.signals;
+    stopping = head.stopping;
+    memcpy(oom_score_adj, head.oom_score_adj, sizeof oom_score_adj);
+    oom_score_adj[sizeof oom_score_adj - 1] = 0;
+    answered = 1;
+    came_up = daemon_pid != 0;
+    set_all_cloexec(1);
+    close_fd(file);
+    return 1;
+}
+
+/* ---- what the daemon says ---- */
+
+static void refuse(const struct ox_guard_message *message, int why) {
+    struct ox_guard_message refused = {.kind = OX_REFUSED, .value = why};
+    memcpy(refused.name, message->name, OX_KEPT_NAME);
+    send_message(&refused, -1);
+}
+
+/* `fd` came with it or is negative; whether it is kept. */
+static int obey(struct ox_guard_message *message, int fd) {
+    switch (message->kind) {
+    case OX_HELLO:
+        came_up = 1;
+        saying_hello = 1;
+        next_kept = told_kept = 0;
+        exits_told = exits_first;
+        break;
+    case OX_KEEP: {
+        if (!message->name[0])
+            break;
+        int why = fd < 0 ? EMFILE : keep(message->name, fd);
+        if (why)
+            refuse(message, why);
+        return !why;
+    }
+    case OX_FORGET:
+        forget(message->name);
+        break;
+    case OX_TAKEN:
+        if (message->value > 0 && (uint64_t)message->value <= exits_told - exits_first)
+            exits_first += (uint64_t)message->value;
+        break;
+    case OX_ANSWERS:
+        answered = 1;
+        break;
+    case OX_END:
+        ending = 1;
+        ending_code = message->value & 0xFF;
+        ending_grace = message->a;
+        break;
+    case OX_REPLACE:
+        if (fd >= 0)
+            replace(fd, message->value);
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+static void listen_to_daemon(void) {
+    for (;;) {
+        struct ox_guard_message message;
+        union {
+            struct cmsghdr header;
+            char room[CMSG_SPACE(8 * sizeof(int))];
+        } control;
+        struct iovec part = {&message, sizeof message};
+        struct msghdr packet = {
+            .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+        long got = CALL(SYS_recvmsg, daemon_socket, &packet, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        if (got == -EINTR)
+            continue;
+        if (got <= 0) {
+            if (got != -EAGAIN)
+                /* It has closed its end, and most likely ends; if not, it is told of nothing any more. */
+                hang_up();
+            return;
+        }
+        int first = -1, count = 0;
+        for (struct cmsghdr *one = CMSG_FIRSTHDR(&packet); one; one = NULL)
+            if (one->cmsg_level == SOL_SOCKET && one->cmsg_type == SCM_RIGHTS) {
+                count = (int)((one->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+                for (int i = 0; i < count; i++) {
+                    int fd;
+                    memcpy(&fd, CMSG_DATA(one) + (size_t)i * sizeof fd, sizeof fd);
+                    if (i == 0)
+                        first = fd;
+                    else
+                        close_fd(fd);
+                }
+            }
+        int fine = got == (long)sizeof message && !(packet.msg_flags & MSG_TRUNC) && count <= 1;
+        message.name[OX_KEPT_NAME - 1] = 0;
+        int taken = fine && obey(&message, first);
+        if (!taken && first >= 0)
+            close_fd(first);
+        if (daemon_socket < 0)
+            return;
+    }
+}
+
+static void listen_to_signals(void) {
+    struct signalfd_siginfo info;
+    while (CALL(SYS_read, signals_fd, &info, sizeof info) == (long)sizeof info) {
+        if (info.ssi_signo == SIGCHLD)
+            continue;
+        signals |= BIT(info.ssi_signo);
+        if (info.ssi_code == SI_KERNEL)
+            from_kernel |= BIT(info.ssi_signo);
+        if (info.ssi_signo == SIGTERM)
+            stopping = 1;
+    }
+}
+
+/* ---- the whole ---- */
+
+/* What outlives the daemon where we are process 1: asked to end, and after a grace the kernel ends it with us. */
+static void end_the_rest(void) {
+    if (CALL(SYS_getpid, 0) != 1)
+        return;
+    CALL(SYS_kill, -1, SIGTERM);
+    CALL(SYS_kill, -1, SIGCONT);
+    int64_t end = now_ms() + ending_grace;
+    for (;;) {
+        siginfo_t info;
+        info.si_pid = 0;
+        long got = CALL(SYS_waitid, P_ALL, 0, &info, WEXITED | WNOHANG, 0);
+        if (got == -ECHILD)
+            return;
+        if (got == 0 && info.si_pid)
+            continue;
+        int64_t left = end - now_ms();
+        if (left <= 0)
+            return;
+        struct timespec wait = {left / 1000, left % 1000 * 1000000};
+        struct pollfd one = {.fd = signals_fd, .events = POLLIN};
+        CALL(SYS_ppoll, &one, 1, &wait, 0, SIGNALS_SIZE);
+        struct signalfd_siginfo heard;
+        while (CALL(SYS_read, signals_fd, &heard, sizeof heard) > 0)
+            if (heard.ssi_signo == SIGTERM)
+                return; /* asked twice: no grace */
+    }
+}
+
+static void lower_oom_score(void) {
+    int fd = (int)CALL(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    long got = CALL(SYS_read, fd, oom_score_adj, sizeof oom_score_adj - 1);
+    oom_score_adj[got > 0 ? got : 0] = 0;
+    CALL(SYS_pwrite64, fd, OOM_SCORE_ADJ, sizeof OOM_SCORE_ADJ - 1, 0);
+    close_fd(fd);
+}
+
+static int number(const char *word) {
+    int value = 0;
+    if (*word < '0' || *word > '9')
+        return -1;
+    while (*word >= '0' && *word <= '9' && value < 1000000)
+        value = value * 10 + (*word++ - '0');
+    return value;
+}
+
+static int run(int argc, char **argv, char **envp) {
+    if (argc < 4) {
+        say("usage: oxmgr-guard STATE TOLD DAEMON [WORD...]; oxmgr starts it\n");
+        return 2;
+    }
+    daemon_argv = argv + 3;
+    environment = envp;
+    uint64_t heard = HEARD;
+    struct {
+        void *handler;
+        unsigned long flags, restorer, mask;
+    } ignore = {SIG_IGN, 0, 0, 0};
+    CALL(SYS_rt_sigprocmask, SIG_SETMASK, &heard, 0, SIGNALS_SIZE);
+    /* The daemon keeps SIGTTOU ignored: it may print to a terminal that another group has. */
+    CALL(SYS_rt_sigaction, SIGTTOU, &ignore, 0, SIGNALS_SIZE);
+    CALL(SYS_rt_sigaction, SIGTTIN, &ignore, 0, SIGNALS_SIZE);
+    CALL(SYS_rt_sigaction, SIGPIPE, &ignore, 0, SIGNALS_SIZE);
+    CALL(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
+    int state = number(argv[1]), told = number(argv[2]);
+    if (state < 0 || !take_state(state)) {
+        CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &files);
+        lower_oom_score();
+    }
+    struct rlimit most = {files.rlim_max, files.rlim_max};
+    CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, &most, 0);
+    if (told >= 0) {
+        set_cloexec(told, 1);
+        keep("told", told);
+    }
+    signals_fd = (int)CALL(SYS_signalfd4, -1, &heard, SIGNALS_SIZE, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (signals_fd < 0)
+        return 1;
+    if (!daemon_pid)
+        start_daemon();
+    for (;;) {
+        reap();
+        if (ending && !daemon_pid) {
+            end_the_rest();
+            return ending_code;
+        }
+        if (due >= 0 && now_ms() >= due)
+            start_daemon();
+        if (came_up)
+            tell();
+        int64_t left = due >= 0 ? due - now_ms() : 0;
+        struct timespec wait = {left > 0 ? left / 1000 : 0, left > 0 ? left % 1000 * 1000000 : 0};
+        struct pollfd fds[2] = {{.fd = signals_fd, .events = POLLIN},
+                                {.fd = daemon_socket, .events = (short)(POLLIN | (is_owed() ? POLLOUT : 0))}};
+        if (CALL(SYS_ppoll, fds, 2, due >= 0 ? &wait : NULL, 0, SIGNALS_SIZE) < 0)
+            continue;
+        if (fds[0].revents)
+            listen_to_signals();
+        if (fds[1].revents && daemon_socket >= 0)
+            listen_to_daemon();
+    }
+}
+
+#ifdef WITH_LIBC
+int main(int argc, char **argv, char **envp) {
+    return run(argc, argv, envp);
+}
+#else
+/* System V ABI, "Process Initialization": the stack begins with argc, argv, NULL, envp. */
+__attribute__((noreturn, used)) static void begin(long *stack) {
+    char **argv = (char **)(stack + 1);
+    leave(run((int)stack[0], argv, argv + stack[0] + 1));
+}
+
+#if defined(__x86_64__)
+__asm__(".globl _start\n_start: xor %ebp, %ebp\n mov %rsp, %rdi\n and $-16, %rsp\n call begin\n");
+#else
+__asm__(".globl _start\n_start: mov x29, #0\n mov x30, #0\n mov x0, sp\n bl begin\n");
+#endif
+#endif

@@ -1,0 +1,71 @@
+/* What the guard and the daemon say to each other, and what a guard leaves to the one that takes its place.
+ *
+ * A socketpair of SOCK_SEQPACKET, a message a packet, all of one size. The daemon says OX_HELLO and is told all that is
+ * kept (OX_KEPT each, with the fd), then OX_LISTED, then of every exit that no daemon has taken note of yet, then of
+ * signals. Both sides never wait for each other: what the guard cannot send now it still knows later.
+ */
+#ifndef OXMGR_GUARD_H
+#define OXMGR_GUARD_H
+
+#include <stdint.h>
+
+#define OX_GUARD_VERSION 1
+#define OX_KEPT_NAME 88   /* bytes of a name with its final NUL */
+#define OX_KEPT_MOST 4096 /* fds */
+#define OX_EXITS_MOST 4096
+#define OX_GUARD_FD 3 /* the daemon's end of the socketpair */
+
+enum ox_guard_kind {
+    /* From the daemon. */
+    OX_HELLO = 1,
+    OX_KEEP = 2,    /* `name`, with one fd; one that is kept under that name is closed */
+    OX_FORGET = 3,  /* `name` */
+    OX_TAKEN = 4,   /* of the exits that it was told of, the first `value` are on record */
+    OX_END = 5,     /* it ends on purpose: the guard ends with the code `value`, after a grace of `a` milliseconds for
+                       what is left where the guard is process 1 */
+    OX_REPLACE = 6, /* execute a guard's program: with the fd of a file of its `value` words, NUL after each */
+    OX_ANSWERS = 7, /* it is up: from now on its end is a death, before it was a start that failed */
+    /* From the guard. */
+    OX_KEPT = 16,   /* `name`, with the fd */
+    OX_LISTED = 17, /* that were all: `value` of them; `a` is the guard's OX_GUARD_VERSION, `b` its pid */
+    OX_EXIT = 18,   /* `value` is the pid, `a` the status as of waitpid(2), `b` when it began, in clock ticks after boot
+                        (field 22 of proc(5)'s stat), 0 when that is not known */
+    OX_SIGNAL = 19, /* `value` was sent to the guard; `a` is 1 when the kernel sent it (a key of the terminal) */
+    OX_REFUSED = 20, /* `name` is not kept, `value` is the errno */
+};
+
+struct ox_guard_message {
+    uint32_t kind;
+    int32_t value;
+    int64_t a;
+    uint64_t b;
+    char name[OX_KEPT_NAME];
+};
+
+struct ox_kept {
+    uint32_t hash;
+    int32_t fd; /* -1: the place is free */
+    char name[OX_KEPT_NAME];
+};
+
+struct ox_guard_exit {
+    int32_t pid;
+    int32_t status;
+    uint64_t ticks;
+};
+
+/* A file in memory, for a guard that begins with what another had: this head, the kept fds, the exits that no daemon
+ * has taken note of. */
+#define OX_GUARD_MAGIC "oxguard1"
+struct ox_guard_head {
+    char magic[8];
+    int32_t daemon; /* its pid, 0: it is to be started */
+    int32_t socket;
+    uint64_t files_soft, files_hard; /* the limit on open files that the daemon is to have */
+    uint32_t kept, exits;
+    uint64_t signals;       /* a bit each, still to be told of */
+    char oom_score_adj[16]; /* what the daemon is to have */
+    int32_t stopping, unused;
+};
+
+#endif

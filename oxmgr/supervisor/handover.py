@@ -1,0 +1,237 @@
+"""How a daemon makes way for the next one on purpose: executed in its place, so that what it has started stays its
+children; or by becoming the guard that it has lost, which starts the next one."""
+
+import os
+import time
+from _signal import SIGKILL, pidfd_send_signal
+
+from oxmgr.model.codec import DecodeError, Decoder
+from oxmgr.model.messages import Journaled, Saved
+from oxmgr.model.records import Newer, read_records
+from oxmgr.supervisor import guard as guards
+from oxmgr.supervisor import native
+from oxmgr.supervisor.loop import READ
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oxmgr.model.places import Places
+    from oxmgr.supervisor.desired import Desired
+    from oxmgr.supervisor.guard import Guard
+    from oxmgr.supervisor.launcher import Launcher
+    from oxmgr.supervisor.logfile import Log
+    from oxmgr.supervisor.loop import Loop, Timer
+
+PATIENCE = 15.0
+"""Seconds for the other one to look at what is there, and for what is under way here to be done."""
+AGAIN = 0.005
+PROGRAM_WORDS = 6
+"""Of a daemon's command line; options follow (oxmgr.client.launch)."""
+GUARD = "oxmgr-guard"
+
+
+class Handover:
+    """`lock` is the home's, `given` the limit on open files that we were given, as a triple for a start, `options` what
+    we were started with."""
+
+    def __init__(
+        self,
+        loop: "Loop",
+        desired: "Desired",
+        launcher: "Launcher",
+        guard: "Guard",
+        log: "Log",
+        lock: int,
+        given: list[int],
+        options: dict[str, str],
+    ) -> None:
+        import sys
+
+        self.program = sys.orig_argv[:PROGRAM_WORDS]
+        self._loop = loop
+        self._desired = desired
+        self._launcher = launcher
+        self._guard = guard
+        self._log = log
+        self._lock = lock
+        self._given = given
+        self._group = [f"group={options['group']}"] if "group" in options else []
+        self._going = False
+        self.control = -1
+        """The socket that listens."""
+
+    @property
+    def guard_pid(self) -> int:
+        """0 without one."""
+        return self._guard.pid if self._guard.fd >= 0 else 0
+
+    # --- another daemon ---
+
+    def replace(self, argv: list[str], answer: "Callable[[str], object]") -> None:
+        """Be replaced by the daemon that these words start. `answer` is called with "" just before, or with why not:
+        then everything is as it was."""
+        if self._going:
+            answer("it is being replaced already")
+            return
+
+        def checked(why: str) -> None:
+            if why:
+                self._going = False
+                answer(f"the other one cannot go on with what is here: {why}")
+            else:
+                self._when_quiet(lambda: self._execute(argv, answer), answer)
+
+        self._going = True
+        _Check(self._loop, [*argv, "check=1"], checked)
+
+    def _execute(self, argv: list[str], answer: "Callable[[str], object]") -> None:
+        answer("")
+        words = [*argv, *self._group, f"lock={self._lock}", f"control={self.control}", f"files={self._given[1]}"]
+        passed = [self._lock, self.control]
+        if self._guard.fd >= 0:
+            words.append(f"guard={self._guard.fd}")
+            passed.append(self._guard.fd)
+        self._log(f"replaced by {argv[0]} {argv[3]}")
+        for fd in passed:
+            os.set_inheritable(fd, True)
+        try:
+            os.execv(argv[0], words)
+        except OSError as error:
+            self._going = False
+            for fd in passed:
+                os.set_inheritable(fd, False)
+            self._log(f"cannot be replaced: {argv[0]}: {error.strerror}")
+
+    def _when_quiet(self, go: "Callable[[], object]", cannot: "Callable[[str], object]", since: float = 0.0) -> None:
+        """Once nothing is under way in a thread, which would end with us: a start, what is being saved."""
+        now = time.monotonic()
+        since = since or now
+        if self._desired.idle and not self._launcher.in_flight:
+            go()
+        elif now - since < PATIENCE:
+            self._loop.at(now + AGAIN, lambda: self._when_quiet(go, cannot, since))
+        else:
+            self._going = False
+            cannot("a start or the disk takes its time: try again")
+
+    # --- another guard ---
+
+    def guard_words(self) -> list[str]:
+        """How a guard is started that starts what we are."""
+        package = os.path.dirname(self.program[3])
+        return [f"{package}/{GUARD}", "-", "-", *self.program, f"guard={guards.FD}", *self._group]
+
+    def renew_guard(self) -> None:
+        """Where the guard is not what it would be today, by its program or by how it starts us, it is replaced."""
+        words = self.guard_words()
+        if self._guard.fd >= 0 and not _is_guard(self._guard.pid, words):
+            self._log("the guard is replaced")
+            self._guard.replace(words)
+
+    def become_guard(self) -> None:
+        """We have lost it. Whoever is the parent of all that runs has to be one: so we execute its program, and it
+        starts a daemon that goes on."""
+        self._going = True
+        self._when_quiet(self._execute_guard, self._stay_alone)
+
+    def _execute_guard(self) -> None:
+        words = self.guard_words()
+        try:
+            with open("/proc/self/oom_score_adj", "rb") as file:
+                score = file.read()
+            words[1] = str(guards.memory_file(GUARD, guards.state(self._guard.copies, self._given, score)))
+            for fd in (*self._guard.copies.values(), int(words[1])):
+                os.set_inheritable(fd, True)
+            self._log("becoming the guard")
+            os.execv(words[0], words)
+        except OSError as error:
+            for fd in self._guard.copies.values():
+                os.set_inheritable(fd, False)
+            self._stay_alone(f"{error.filename or words[0]}: {error.strerror}")
+
+    def _stay_alone(self, why: str) -> None:
+        self._going = False
+        self._log(f"there is no guard: nobody starts this daemon again when it dies: {why}")
+
+
+def _is_guard(pid: int, words: list[str]) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            found = os.fsdecode(file.read()).split("\0")[:-1]
+        return found[3:] == words[3:] and os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(words[0]))
+    except OSError:
+        return False
+
+
+class _Check:
+    """Runs another daemon's `check`; `done` is called with what it has against going on, or ""."""
+
+    def __init__(self, loop: "Loop", words: list[str], done: "Callable[[str], object]") -> None:
+        self._loop = loop
+        self._done = done
+        self._said = b""
+        self._reading, said = os.pipe2(os.O_CLOEXEC)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        argv = os.fsencode("".join(f"{word}\0" for word in words))
+        environ = b"".join(b"%s=%s\0" % item for item in os.environb.items())
+        self._pidfd = -1
+        self._timer: Timer | None = None
+        try:
+            _, self._pidfd = native.spawn(argv, environ, b"", b"/", [null, said, said], [], 0o077)
+        except OSError as error:
+            os.close(self._reading)
+            done(f"{words[0]}: {error.strerror}")
+            return
+        finally:
+            os.close(said)
+            os.close(null)
+        loop.add(self._reading, READ, self._on_said)
+        self._timer = loop.at(time.monotonic() + PATIENCE, lambda: self._end("it does not say whether it can"))
+
+    def _on_said(self, _: int) -> None:
+        data = os.read(self._reading, 4096)
+        self._said += data
+        if not data or len(self._said) > 64 * 1024:
+            lines = self._said.decode(errors="replace").strip().splitlines()
+            self._end("" if lines == ["ok"] else lines[-1] if lines else "it ends without a word")
+
+    def _end(self, why: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove(self._reading)
+        os.close(self._reading)
+        if self._pidfd >= 0:
+            try:
+                pidfd_send_signal(self._pidfd, SIGKILL)
+            except ProcessLookupError:
+                pass
+            os.close(self._pidfd)
+        self._done(why)
+
+
+def say_check(places: "Places") -> int:
+    """For who is about to be replaced by us."""
+    why = check(places)
+    print(why or "ok", flush=True)
+    return 1 if why else 0
+
+
+def check(places: "Places") -> str:
+    """Why we could not go on with the state that is there, or "": it is a later version's, or not to be understood."""
+    for kind, path, decoder in (
+        ("desired", places.desired, Decoder(Saved)),
+        ("journal", places.journal, Decoder(Journaled)),
+    ):
+        try:
+            with open(path, "rb") as file:
+                payloads = read_records(kind, file.read())[0]
+            for payload in payloads:
+                decoder.decode(payload)
+        except FileNotFoundError:
+            continue
+        except (Newer, DecodeError) as error:
+            return f"{path}: {error}"
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+    return ""
