@@ -243,9 +243,13 @@ def _raise_fd_limit(given: int) -> list[int]:
 
 
 def _on_fault(log: Log, error: Exception) -> None:
-    # Loaded only now: it is for a fault of ours, and large.
-    from traceback import format_exception
-
+    try:
+        # Loaded only now: it is for a fault of ours, and large.
+        from traceback import format_exception
+    except OSError:
+        # There are no fds left to read it by.
+        log(f"fault: {type(error).__name__}: {error}")
+        return
     for line in "".join(format_exception(error)).splitlines():
         log(f"fault: {line}")
 

@@ -7,6 +7,7 @@ import errno
 import os
 import time
 from _signal import SIGKILL, pidfd_send_signal
+from resource import RLIMIT_NOFILE, getrlimit
 
 from oxmgr.lifecycle.machine import Event, Exited, Spawned, SpawnFailed
 from oxmgr.model import status as is_
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.trees import Trees
 
 
+RESERVED = 16
+"""File descriptors that starts leave for clients and for files."""
 SPAWN_PATIENCE = 10.0
 """Seconds for a child to execute, when that may be hindered."""
 
@@ -57,6 +60,7 @@ class Launcher:
         self._cgroups = trees.cgroups
         self._outputs = outputs
         self._given = given
+        self._fds = getrlimit(RLIMIT_NOFILE)[0]
 
     def launch(self, instance: "Instance") -> Event | None:
         """Spawned or SpawnFailed; None when that is told later."""
@@ -98,6 +102,9 @@ class Launcher:
         if wrong and spec.limits.required:
             return SpawnFailed(_required(instance, wrong), final=True)
         instance.warnings += wrong
+        if not self._has_room():
+            why = f"all of the daemon's {self._fds} file descriptors are taken: start it with a higher `ulimit -n`"
+            raise StartError(f"cannot start {instance.name}: {why}", errno.EMFILE)
         self.open_outputs(instance)
         if spec.sandbox.uid >= 0:
             self._spawn_apart(instance)
@@ -109,6 +116,16 @@ class Launcher:
                 raise
             main = self._spawn(instance)
         return self._started(instance, main)
+
+    def _has_room(self) -> bool:
+        """Whether there are fds left for it, and then for those who come to stop it."""
+        try:
+            fd = os.dup(self._outputs.null)
+        except OSError:
+            return False
+        os.close(fd)
+        # The lowest that is free.
+        return fd < self._fds - RESERVED
 
     def _try_anew(self, instance: "Instance", error: StartError) -> bool:
         """Whether the cgroup was what stood in the way, and is another one now: the app had made cgroups of its own
@@ -220,6 +237,9 @@ class Launcher:
             )
         except FileNotFoundError as error:
             raise StartError(f"cannot start {instance.name}: its cgroup is gone", errno.ENODEV) from error
+        except OSError as error:
+            what = f"open {error.filename}: {error.strerror}"
+            raise StartError(f"cannot start {instance.name}: {what}", error.errno or 0) from error
         finally:
             if folder >= 0:
                 os.close(folder)

@@ -250,7 +250,7 @@ def test_no_fds_left_is_survived_and_told(empty_home: Home) -> None:
     home.start_daemon(nofile=40)
     inside = home.connect()
     inside._send(Apply([home.sh("app", "exec sleep 1000", instances=30)]))
-    wait_until(lambda: "Too many open files" in daemon_log(home), "its instances to have all fds")
+    wait_until(lambda: "file descriptors are taken" in daemon_log(home), "its instances to have all fds")
     held = crowd(home, 20)
     wait_until(lambda: "there are no file descriptors left" in daemon_log(home), "the log to say so")
     for sock in held:
@@ -525,3 +525,17 @@ def test_a_fault_does_not_hold_up_what_was_asked_in_the_same_write(tmp_path: Pat
     here.run_while(ask)
     here.end()
     assert len(here.faults) == 3
+
+
+@pytest.mark.parametrize("nofile", range(36, 46, 3))
+def test_whichever_open_is_the_last_one_the_daemon_lives_on(empty_home: Home, nofile: int) -> None:
+    home = empty_home
+    home.start_daemon(nofile=nofile)
+    connection = home.connect()
+    connection._send(Apply([home.sh("app", "exec sleep 1000", instances=30)]))
+    wait_until(lambda: "file descriptors are taken" in daemon_log(home), "its instances to have all fds")
+    home.connections.remove(connection)
+    connection.close()
+    wait_until(lambda: _tries(home), "the daemon to answer")
+    home.request(Act("stop", ["all"]))
+    assert "fault" not in daemon_log(home)
