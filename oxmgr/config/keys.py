@@ -39,7 +39,9 @@ KEYS = {
         Key("restart_window_secs", "number", "60", "up this long, and the counters go back to zero", 0, YEAR_MS / 1000),
         Key("max_restarts", "int", "0", "crashes in a row until it is given up (`errored`); 0: never", 0, 1_000_000),
         Key("start_delay_ms", "int", "0", "wait before a start, not before a restart"),
-        Key("depends_on", "depends", "", '`["db"]`, or `{ db = "started", migrate = "exited" }`: start waits, stop goes in reverse', choices=CONDITIONS),
+        Key("ready", "ready", "started", "how it says that it is ready: `started` (at once), `notify` (sd_notify), `fd:N` (a newline on that fd), `node` (`process.send('ready')`), `listen` (it listens), `tcp:PORT`, `http://…`, `log:REGEX` (a line that it prints), `command:…` (that ends with 0)"),
+        Key("ready_timeout_ms", "int", "30000", "who is not ready by then is stopped, and that counts as a crash; 0: it may take for ever"),
+        Key("depends_on", "depends", "", '`["db"]`, or `{ db = "ready", cache = "started", migrate = "exited" }`: start waits, stop goes in reverse', choices=CONDITIONS),
         Key("stop_signal", "signal", "SIGTERM", "what a stop sends first"),
         Key("stop_timeout_ms", "int", "10000", "how long a stop waits before the whole tree is killed"),
         Key("stop_mode", "choice", "group", "who gets the stop signal: the process group, the main process, or the whole tree", choices=STOP_MODES),
@@ -120,8 +122,6 @@ _ALIAS_TABLES = frozenset(path[0] for path in ALIASES if len(path) > 1)
 
 LATER = frozenset(
     [
-        "ready",
-        "ready_timeout_ms",
         "health_check",
         "listen",
         "reuse_port",

@@ -12,6 +12,7 @@ from oxmgr.config.errors import ConfigError, Problem, error, nearest
 from oxmgr.config.limits import make_limits
 from oxmgr.config.lines import Path, find_lines, find_octals
 from oxmgr.config.logs import make_logs
+from oxmgr.config.ready import ready_error
 from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_caller
 from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.graph import find_cycle, start_order
@@ -244,6 +245,10 @@ class _Oxfile:
         command: Any = read.pop("command", None)
         if command and wrong.isdisjoint(WHICH_PROGRAM):
             self.check_program(command[0], folder, env, merged["command",].where)
+        if command and "ready" in read:
+            wrong_ready = ready_error(str(read["ready"]), command[0], command[1])
+            if wrong_ready:
+                self.fail(merged["ready",].where, wrong_ready)
         read["restart"] = self.restart(read, merged)
         read.pop("restart_on_exit", None)
         if len(self.problems) > before:

@@ -8,6 +8,7 @@ from oxmgr.config.cpus import count_cpus, host_cpus, read_cpus
 from oxmgr.config.env import expand
 from oxmgr.config.errors import nearest
 from oxmgr.config.keys import Key
+from oxmgr.config.ready import read_ready
 from oxmgr.model.capabilities import capability_name, capability_names
 from oxmgr.model.signals import signal_names, signal_number
 from oxmgr.model.spec import NAME_LIMIT, STARTED, name_error
@@ -111,11 +112,14 @@ class Reader:
         if not isinstance(value, dict):
             raise ValueError(expected('names, or a table of them like { db = "started" }', value))
         for name, condition in value.items():
-            if condition == "ready":
-                raise ValueError(f'{name} = "ready" is not in this version of oxmgr: "started" and "exited" are')
             if condition not in key.choices:
-                raise ValueError(f'{name}: expected "started" or "exited", got {show(condition)}')
+                raise ValueError(f'{name}: expected "started", "ready" or "exited", got {show(condition)}')
         return value
+
+    def _ready(self, key: Key, value: object) -> object:
+        if not isinstance(value, str):
+            raise ValueError(expected("a string", value))
+        return read_ready(value)
 
     # --- limits and rights ---
 

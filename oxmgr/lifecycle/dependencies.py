@@ -1,7 +1,7 @@
 """Who waits for whom. Pure."""
 
 from oxmgr.model import status as is_
-from oxmgr.model.spec import EXITED, Spec
+from oxmgr.model.spec import EXITED, READY, STARTED, Spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -9,11 +9,12 @@ if TYPE_CHECKING:
 
 
 class Dependency:
-    """What `unmet` needs to know of an app that others depend on: one (status, exit code) an instance."""
+    """What `unmet` needs to know of an app that others depend on: one (status, exit code, whether it has a process) an
+    instance."""
 
     __slots__ = ("instances", "spec")
 
-    def __init__(self, spec: Spec, instances: list[tuple[str, int | None]]) -> None:
+    def __init__(self, spec: Spec, instances: list[tuple[str, int | None, bool]]) -> None:
         self.spec = spec
         self.instances = instances
 
@@ -21,8 +22,8 @@ class Dependency:
 def unmet(spec: Spec, find: dict[str, Dependency]) -> str | None:
     """Why an app may not start yet, as words, or None when it may.
 
-    `started`: every instance runs. `exited`: every instance has finished with exit code 0 or one of its
-    stop_exit_codes.
+    `started`: every instance runs, ready or not. `ready`: every instance is `running`. `exited`: every instance has
+    finished with exit code 0 or one of its stop_exit_codes.
     """
     return next((why for why, _ in _obstacles(spec, find)), None)
 
@@ -38,12 +39,13 @@ def _obstacles(spec: Spec, find: dict[str, Dependency]) -> "Iterator[tuple[str, 
         if other is None:
             yield f"waits for {name}, which is not there: start it, or take it out of depends_on", True
             continue
-        for status, code in other.instances:
+        for status, code, alive in other.instances:
             if condition == EXITED:
                 yield from _until_exited(name, status, code, other.spec)
-            elif status != is_.RUNNING:
+            elif status != is_.RUNNING and not (condition == STARTED and status == is_.STARTING and alive):
                 final = status in is_.DOWN
-                yield f"waits for {name}" + (f", which is {status}" if final else ""), final
+                to_be = " to be ready" if condition == READY and not final else ""
+                yield f"waits for {name}{to_be}" + (f", which is {status}" if final else ""), final
 
 
 def _until_exited(name: str, status: str, code: int | None, spec: Spec) -> "Iterator[tuple[str, bool]]":

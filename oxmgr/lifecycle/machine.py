@@ -7,14 +7,15 @@ Whoever drives it carries out the effects: GATE (is there a dependency to wait f
 (answer Spawned or SpawnFailed), SIGNAL (the stop signal, to whom `stop_mode` says), KILL (the tree, at once),
 and Note (tell whoever listens); and sends Tick when `deadline` has come, Exited when the main process has ended,
 Emptied when after that the rest of its tree has gone too. Spawned and SpawnFailed may come later: until then it is
-`starting`, or `stopping` when it is not wanted any more.
+`starting`, or `stopping` when it is not wanted any more. What has to say that it is ready stays `starting` with its
+process until Ready comes, or the deadline.
 """
 
 from oxmgr.lifecycle.backoff import BASE_MS, restart_delay
 from oxmgr.model import status as is_
 from oxmgr.model.codec import Struct, replace
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import ALWAYS, NEVER, Spec
+from oxmgr.model.spec import ALWAYS, NEVER, STARTED, Spec
 
 GATE = "gate"
 SPAWN = "spawn"
@@ -29,6 +30,7 @@ TOGETHER = 0.5
 
 START = "start"
 DECIDE = "decide"
+FAIL = "fail"
 
 
 class Note(Struct, frozen=True, gc=False):
@@ -41,10 +43,11 @@ class Note(Struct, frozen=True, gc=False):
 class State(Struct, frozen=True, gc=False):
     """Where an instance stands.
 
-    `then` is what follows a stop: nothing, START, or DECIDE (its main process had ended by itself and the rest of
-    its tree is being killed). `crashes` counts failures in a row, `streak` restarts in a row, `restarts` and
-    `oom_kills` those since the last reset. `exit_code`, `signal` and `cause` (what more is known of it) are the last
-    main process's, which ended at `ended`. `reason` says why it is so.
+    `then` is what follows a stop: nothing, START, DECIDE (its main process had ended by itself and the rest of its tree
+    is being killed), or FAIL (it is ended because it does not do its work: `cause` says what is wrong). `crashes`
+    counts failures in a row, `streak` restarts in a row, `restarts` and `oom_kills` those since the last reset.
+    `exit_code`, `signal` and `cause` (what more is known of it) are the last main process's, which ended at `ended`.
+    `reason` says why it is so.
     """
 
     status: str = is_.STOPPED
@@ -102,10 +105,11 @@ class SpawnFailed(Struct, frozen=True, gc=False):
 
 
 class Adopted(Struct, frozen=True, gc=False):
-    """An earlier daemon's process was found alive; it began `age` seconds ago."""
+    """An earlier daemon's process was found alive; it began `age` seconds ago, and has said that it is `ready`."""
 
     pid: int
     age: float
+    ready: bool = True
 
 
 class Exited(Struct, frozen=True, gc=False):
@@ -129,6 +133,16 @@ class Exceeded(Struct, frozen=True, gc=False):
     reason: str
 
 
+class Ready(Struct, frozen=True, gc=False):
+    """It does its work from now on."""
+
+
+class Failing(Struct, frozen=True, gc=False):
+    """It runs and does not do its work: the reason says what is wrong. It is restarted as after a crash."""
+
+    reason: str
+
+
 class Emptied(Struct, frozen=True, gc=False):
     pass
 
@@ -143,7 +157,7 @@ class Reset(Struct, frozen=True, gc=False):
 
 EVENTS = (
     *(Start, Hold, Go, Stop, Restart, Spawned, SpawnFailed, Adopted, Remains),
-    *(Exited, Emptied, Exceeded, Tick, Reset),
+    *(Exited, Emptied, Exceeded, Ready, Failing, Tick, Reset),
 )
 Event = (
     Start
@@ -158,6 +172,8 @@ Event = (
     | Exited
     | Emptied
     | Exceeded
+    | Ready
+    | Failing
     | Tick
     | Reset
 )
@@ -244,7 +260,41 @@ def _was_told_to_end(state: State, spec: Spec, now: float) -> bool:
 
 
 def _spawned(state: State, event: Spawned, spec: Spec, now: float, roll: float) -> Step:
-    return replace(state, status=is_.RUNNING, pid=event.pid, started=now, reason=""), (Note("started"),)
+    if spec.ready == STARTED:
+        return replace(state, status=is_.RUNNING, pid=event.pid, started=now, reason=""), (Note("started"),)
+    return _awaited(state, spec, event.pid, now, now), (Note("started"),)
+
+
+def _awaited(state: State, spec: Spec, pid: int, started: float, now: float) -> State:
+    """It runs, and is to say that it is ready."""
+    deadline = started + spec.ready_timeout_ms / 1000.0 if spec.ready_timeout_ms else None
+    return replace(state, status=is_.STARTING, pid=pid, started=started, deadline=deadline, reason="")
+
+
+def _ready(state: State, event: Ready, spec: Spec, now: float, roll: float) -> Step:
+    if not state.pid:
+        return state, ()
+    return replace(state, status=is_.RUNNING, deadline=None, reason=""), (Note("ready"),)
+
+
+def _not_ready(state: State, event: Tick, spec: Spec, now: float, roll: float) -> Step:
+    if not state.pid or state.deadline is None:
+        return state, ()
+    return _failing(state, Failing(f"not ready {spec.ready_timeout_ms / 1000.0:g} s after its start"), spec, now, roll)
+
+
+def _unhealthy(state: State, event: Failing, spec: Spec, now: float, roll: float) -> Step:
+    failing, effects = _failing(state, event, spec, now, roll)
+    return failing, (Note("unhealthy", event.reason), *effects)
+
+
+def _failing(state: State, event: Failing, spec: Spec, now: float, roll: float) -> Step:
+    if not state.pid:
+        return state, ()
+    if now - state.started >= spec.restart_window_secs:
+        state = replace(state, crashes=0, streak=0)
+    stopping, effects = _stopping(state, FAIL, spec, now)
+    return replace(stopping, cause=event.reason), effects
 
 
 def _spawned_late(state: State, event: Spawned, spec: Spec, now: float, roll: float) -> Step:
@@ -252,7 +302,10 @@ def _spawned_late(state: State, event: Spawned, spec: Spec, now: float, roll: fl
 
 
 def _adopt(state: State, event: Adopted, spec: Spec, now: float, roll: float) -> Step:
-    alive = replace(state, status=is_.RUNNING, pid=event.pid, started=now - event.age, reason="")
+    started = now - event.age
+    if not event.ready:
+        return _awaited(state, spec, event.pid, started, now), (Note("adopted"),)
+    alive = replace(state, status=is_.RUNNING, pid=event.pid, started=started, reason="")
     return alive, (Note("adopted"),)
 
 
@@ -319,7 +372,7 @@ def _take_end(state: State, event: Exited, now: float) -> Step:
         pid=0,
         exit_code=event.exit_code,
         signal=event.signal,
-        cause=event.cause,
+        cause=event.cause or (state.cause if state.then == FAIL else ""),
         ended=now,
         oom_kills=state.oom_kills + event.oom_kills,
     )
@@ -352,6 +405,10 @@ def _emptied(state: State, event: Event, spec: Spec, now: float, roll: float) ->
         return begun, (Note("stopped"), *effects)
     if state.then == DECIDE:
         return _decide(state, spec, now, roll)
+    if state.then == FAIL and spec.restart == NEVER:
+        return _give_up(state, state.cause)
+    if state.then == FAIL:
+        return _again(state, spec, now, roll, failed=True, reason=state.cause)
     return replace(state, status=is_.STOPPED, deadline=None, reason=""), (Note("stopped"),)
 
 
@@ -413,9 +470,19 @@ _ROWS: "dict[str, dict[type, Cell]]" = {
         Spawned: _spawned,
         SpawnFailed: _spawn_failed,
         Exited: _ended,
+        Ready: _ready,
+        Failing: _failing,
+        Tick: _not_ready,
         Reset: _reset,
     },
-    is_.RUNNING: {Stop: _stop, Restart: _restart, Exited: _ended, Exceeded: _exceeded, Reset: _reset},
+    is_.RUNNING: {
+        Stop: _stop,
+        Restart: _restart,
+        Exited: _ended,
+        Exceeded: _exceeded,
+        Failing: _unhealthy,
+        Reset: _reset,
+    },
     is_.BACKOFF: {Start: _begin, Stop: _unwanted, Restart: _begin, Tick: _respawn, Reset: _reset},
     is_.STOPPING: {
         Start: _start_after_stop,

@@ -11,6 +11,8 @@ from oxmgr.model.spec import (
     LOG_SINKS,
     NAME_LIMIT,
     ON_FULL,
+    READY_FORMS,
+    READY_WORDS,
     RESTARTS,
     STOP_MODES,
     Limits,
@@ -19,6 +21,7 @@ from oxmgr.model.spec import (
     Spec,
     name_error,
 )
+from oxmgr.model.urls import address, endpoint
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 PETABYTE_MB = 1_000_000_000
@@ -45,11 +48,13 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "restart_window_secs": (0, YEAR_MS / 1000),
     "max_restarts": (0, 1_000_000),
     "start_delay_ms": (0, YEAR_MS),
+    "ready_timeout_ms": (0, YEAR_MS),
     "stop_signal": (1, LAST_SIGNAL),
     "stop_timeout_ms": (0, YEAR_MS),
 }
 WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES}
 EXIT_CODES = (0, 255)
+READY_FDS = (3, 1023)
 
 LIMITS: dict[str, tuple[float, float]] = {
     "memory_mb": (1, PETABYTE_MB),
@@ -171,6 +176,9 @@ def _words(spec: Spec) -> str | None:
     for code in spec.stop_exit_codes:
         if not low <= code <= high:
             return f"stop_exit_codes: expected {low} to {high}, got {code}"
+    wrong = _ready(spec.ready)
+    if wrong:
+        return f"ready: {wrong}"
     for name, condition in spec.depends_on.items():
         wrong = name_error(name)
         if wrong:
@@ -179,6 +187,24 @@ def _words(spec: Spec) -> str | None:
             return f"depends_on.{name}: expected {_one_of(CONDITIONS)}, got {_shown(condition)}"
     wrong = name_error(spec.namespace)
     return f"the namespace {_shown(spec.namespace)} {wrong}" if wrong else None
+
+
+def _ready(ready: str) -> str | None:
+    form = next((form for form in READY_FORMS if ready.startswith(form)), "")
+    rest = ready.removeprefix(form)
+    if ready not in READY_WORDS and (not form or not rest or "\0" in rest or len(rest) > PATH_LIMIT):
+        return f"expected {_one_of((*READY_WORDS, *READY_FORMS))}, got {_shown(ready)}"
+    try:
+        if form == "tcp:":
+            address(rest)
+        elif form == "http://":
+            endpoint(ready)
+    except ValueError as wrong:
+        return str(wrong)
+    low, high = READY_FDS
+    if form == "fd:" and not (rest.isascii() and rest.isdecimal() and low <= int(rest[:9]) <= high):
+        return f"fd: expected {low} to {high}, got {_shown(rest)}"
+    return None
 
 
 def _limits(limits: Limits) -> str | None:

@@ -259,10 +259,10 @@ class DaemonView(Struct, tag="daemon"):
 class Event(Struct, tag="event", omit_defaults=True, gc=False):
     """Something that happened. `seq` rises by one; `at` is Unix time in seconds.
 
-    Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `crashed` `exited` `oom` (the kernel killed of it,
-    memory had run out) `limit` (it is above a soft limit) `backoff` `stopping` `killed` `stopped` `errored` `adopted`
-    `signalled` `reset` (an instance); `daemon-started` `daemon-replaced` `daemon-stopping` (the
-    daemon).
+    Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `ready` `unhealthy` (and is restarted) `crashed`
+    `exited` `oom` (the kernel killed of it, memory had run out) `limit` (it is above a soft limit) `backoff` `stopping`
+    `killed` `stopped` `errored` `adopted` `signalled` `reset` (an instance); `daemon-started` `daemon-replaced`
+    `daemon-stopping` (the daemon).
     """
 
     seq: int

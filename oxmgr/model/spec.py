@@ -12,8 +12,13 @@ RESTARTS = (ALWAYS, ON_FAILURE, NEVER)
 STOP_MODES = ("group", "main", "tree")
 
 STARTED = "started"
+READY = "ready"
 EXITED = "exited"
-CONDITIONS = (STARTED, EXITED)
+CONDITIONS = (STARTED, READY, EXITED)
+
+READY_WORDS = (STARTED, "notify", "node", "listen")
+READY_FORMS = ("fd:", "tcp:", "http://", "log:", "command:")
+"""How an app says that it is ready: one of the words, or what follows one of the forms."""
 
 DEFAULT_NAMESPACE = "default"
 
@@ -102,6 +107,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     PATH at each start. `command` is the user's own spelling, for people to read. Times are milliseconds but for
     `restart_window_secs`. Paths are absolute. `depends_on` maps an app's name to one of CONDITIONS.
 
+    `ready` is one of READY_WORDS or READY_FORMS with what belongs to it; `ready_timeout_ms` 0: it may take for ever.
     `restart_delay_ms` None: the first crash restarts at once and 100 ms is the base of the following ones.
     `log_file` None: the file in the daemon's log folder that is named after the instance.
     """
@@ -119,6 +125,8 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     restart_window_secs: float = 60.0
     max_restarts: int = 0
     start_delay_ms: int = 0
+    ready: str = STARTED
+    ready_timeout_ms: int = 30_000
     depends_on: dict[str, str] = {}
     stop_signal: int = 15
     stop_timeout_ms: int = 10_000

@@ -234,7 +234,7 @@ class Fleet:
         self._journal.add(observed(instance))
         self._loop.call(self._see_to, instance)
         self.changed(instance)
-        if state.status != old.status:
+        if state.status != old.status or (state.pid > 0) != (old.pid > 0):
             self._regate(instance.app.spec.name)
             if self._held and state.status != is_.STOPPING:
                 self._release()
@@ -290,7 +290,7 @@ class Fleet:
             app = self.apps.get(name)
             if app is not None:
                 states = [
-                    (is_.STOPPING if one in self._held else one.state.status, one.state.exit_code)
+                    (is_.STOPPING if one in self._held else one.state.status, one.state.exit_code, one.state.pid > 0)
                     for one in app.instances.values()
                 ]
                 found[name] = Dependency(app.spec, states)

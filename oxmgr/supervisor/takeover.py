@@ -6,6 +6,7 @@ import time
 from oxmgr.lifecycle.machine import START, Adopted, Remains, State, Stop
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
+from oxmgr.model.spec import STARTED
 from oxmgr.supervisor import cgroup, descendants, native, process
 from oxmgr.supervisor.loop import HANGUP, READ
 from oxmgr.supervisor.network import network_of
@@ -136,7 +137,8 @@ class Takeover:
         if seen.status == is_.STOPPING:
             fleet.take_up(instance, self._stopping(instance, seen, age))
         else:
-            fleet.send(instance, Adopted(main.pid, age))
+            ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
+            fleet.send(instance, Adopted(main.pid, age, ready))
         return True
 
     def _stopping(self, instance: "Instance", seen: "Observed", age: float) -> State:

@@ -83,7 +83,13 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(stop_mode="all"), "stop_mode: expected 'group', 'main', 'tree', got 'all'"),
         (spec(restart="maybe"), "restart: expected"),
         (spec(stop_exit_codes=[0, 256]), "stop_exit_codes: expected 0 to 255, got 256"),
-        (spec(depends_on={"db": "ready"}), "depends_on.db: expected 'started', 'exited', got 'ready'"),
+        (spec(depends_on={"db": "up"}), "depends_on.db: expected 'started', 'ready', 'exited', got 'up'"),
+        (spec(ready="soon"), "ready: expected 'started', 'notify'"),
+        (spec(ready="fd:2"), "ready: fd: expected 3 to 1023, got '2'"),
+        (spec(ready="tcp:0"), "ready: expected a port from 1 to 65535"),
+        (spec(ready="http:///x"), "ready: expected http://host:port/path"),
+        (spec(ready="log:"), "ready: expected 'started'"),
+        (spec(ready="command:a\0b"), "ready: expected 'started'"),
         (spec(depends_on={"../x": "started"}), "depends_on: the name '../x' has a slash"),
         (spec(namespace="a/b"), "the namespace 'a/b' has a slash"),
         (spec(working_dir="here"), "working_dir: expected an absolute path, got 'here'"),
@@ -153,7 +159,7 @@ def test_no_number_gets_through_that_a_clock_or_a_c_int_does_not_take(
 
 
 def test_every_field_is_looked_at() -> None:
-    elsewhere = {"name", "command", "argv", "working_dir", "env", "stop_exit_codes", "depends_on", "namespace"}
+    elsewhere = {"name", "command", "argv", "working_dir", "env", "stop_exit_codes", "depends_on", "namespace", "ready"}
     elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs"}
     assert set(check.LOGS) | set(check.LOG_WORDS) | {"compress"} == set(Logs.__struct_fields__)
     assert elsewhere | set(check.NUMBERS) | set(check.WORDS) == set(Spec.__struct_fields__)

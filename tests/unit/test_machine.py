@@ -250,6 +250,56 @@ def test_a_start_delay_counts_once() -> None:
     assert state.status == is_.STARTING and effects[-1] == m.SPAWN
 
 
+ASKED = make_spec(ready="notify", ready_timeout_ms=5000)
+
+
+def test_who_has_to_say_that_it_is_ready_runs_from_then_on() -> None:
+    state, effects = run(ASKED, *RUNNING)
+    assert (state.status, state.pid, state.deadline) == (is_.STARTING, 7, 105.0) and notes(effects) == ["started"]
+    ready, effects = run(ASKED, m.Ready(), state=state, now=101.0)
+    assert (ready.status, ready.deadline) == (is_.RUNNING, None) and notes(effects) == ["ready"]
+    assert run(ASKED, m.Ready(), state=ready) == (ready, [])
+    forever, _ = run(make_spec(ready="notify", ready_timeout_ms=0), *RUNNING)
+    assert (forever.status, forever.deadline) == (is_.STARTING, None)
+
+
+def test_who_is_not_ready_in_time_is_stopped_and_that_is_a_crash_whatever_its_exit() -> None:
+    state, _ = run(ASKED, *RUNNING)
+    stopping, effects = run(ASKED, m.Tick(), state=state, now=105.0)
+    assert stopping.status == is_.STOPPING and effects[-1] == m.SIGNAL
+    again, effects = run(ASKED, m.Exited(0, None), state=stopping, now=105.1)
+    assert again.status == is_.STARTING and again.crashes == 1 and effects[-1] == m.SPAWN
+    assert again.reason == "not ready 5 s after its start" and notes(effects) == ["crashed"]
+    for keys, status in (({"restart": NEVER}, is_.ERRORED), ({"max_restarts": 1}, is_.ERRORED)):
+        spec = make_spec(ready="notify", ready_timeout_ms=5000, **keys)
+        given_up, _ = run(spec, m.Exited(0, None), state=stopping)
+        assert given_up.status == status and "not ready" in given_up.reason
+
+
+def test_who_ends_before_it_is_ready_has_crashed_or_finished_as_ever() -> None:
+    state, _ = run(ASKED, *RUNNING, m.Exited(1, None))
+    assert state.status == is_.STARTING and state.pid == 0 and state.crashes == 1
+    state, _ = run(ASKED, *RUNNING, m.Exited(0, None))
+    assert state.status == is_.EXITED
+
+
+def test_who_is_unhealthy_is_restarted_like_after_a_crash() -> None:
+    state, effects = run(make_spec(), *RUNNING, m.Failing("http://… says 500"))
+    assert state.status == is_.STOPPING and notes(effects)[-2:] == ["unhealthy", "stopping"]
+    state, _ = run(make_spec(), m.Exited(None, 15), state=state)
+    assert state.status == is_.STARTING and state.crashes == 1 and state.reason == "http://… says 500"
+
+
+def test_a_stop_while_it_is_ended_for_failing_is_a_stop() -> None:
+    state, _ = run(make_spec(), *RUNNING, m.Failing("x"), m.Stop(), m.Exited(1, None))
+    assert state.status == is_.STOPPED and not state.desired
+
+
+def test_the_next_daemon_goes_on_waiting_for_who_was_not_ready() -> None:
+    state, _ = run(ASKED, m.Adopted(7, 2.0, ready=False), state=m.State(desired=True))
+    assert (state.status, state.pid, state.deadline) == (is_.STARTING, 7, 103.0)
+
+
 specs = st.builds(
     make_spec,
     restart=st.sampled_from([ALWAYS, ON_FAILURE, NEVER]),
@@ -259,6 +309,8 @@ specs = st.builds(
     start_delay_ms=st.sampled_from([0, 200]),
     stop_timeout_ms=st.sampled_from([0, 100, 10_000]),
     stop_exit_codes=st.sampled_from([[], [3]]),
+    ready=st.sampled_from(["started", "notify"]),
+    ready_timeout_ms=st.sampled_from([0, 500]),
 )
 
 
@@ -359,6 +411,15 @@ class Life(RuleBasedStateMachine):
     def soft_limit_is_exceeded(self) -> None:
         self.send(m.Exceeded("uses too much"))
 
+    @precondition(lambda self: self.main)
+    @rule()
+    def says_that_it_is_ready(self) -> None:
+        self.send(m.Ready())
+
+    @rule()
+    def does_not_do_its_work(self) -> None:
+        self.send(m.Failing("says 500"))
+
     @precondition(lambda self: not self.main and self.state.status == is_.STOPPED)
     @rule()
     def left_overs_are_found(self) -> None:
@@ -418,14 +479,18 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def a_status_means_what_it_says(self) -> None:
         status = self.state.status
-        assert (status == is_.RUNNING) == (bool(self.main) and status != is_.STOPPING)
+        if self.spec.ready == "started":
+            assert (status == is_.RUNNING) == (bool(self.main) and status != is_.STOPPING)
+        assert bool(self.main) == bool(self.state.pid)
+        assert self.main or status != is_.RUNNING
         assert self.state.pid == self.main
         if status in (is_.BACKOFF, is_.STOPPING):
             assert self.state.deadline is not None, "nothing would ever end this"
         elif status != is_.WAITING:
-            assert self.state.deadline is None
+            timed = status == is_.STARTING and self.main and self.spec.ready_timeout_ms
+            assert (self.state.deadline is not None) == bool(timed)
         if status == is_.STARTING:
-            assert self.preparing, "nothing would ever end this"
+            assert self.preparing or (self.main and self.spec.ready != "started"), "nothing would ever end this"
         if status in is_.DOWN:
             assert not self.main and not self.rest and self.state.then == ""
         if status == is_.WAITING and self.state.deadline is None:
@@ -443,7 +508,7 @@ class Life(RuleBasedStateMachine):
         if self.state.status == is_.BACKOFF:
             self.now = self.state.deadline or self.now
             self.send(m.Tick())
-            assert self.state.status == is_.RUNNING
+            assert self.state.status == (is_.RUNNING if self.spec.ready == "started" else is_.STARTING)
         self.stop(keep=False)
         for _ in range(3):
             if self.state.status == is_.STOPPING:

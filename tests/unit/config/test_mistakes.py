@@ -10,6 +10,11 @@ from oxmgr.config.keys import LATER, LATER_TOP
 from oxmgr.config.oxfile import load_oxfile
 from tests.unit.config.conftest import Load, Problems, program
 
+READY_HELP = (
+    'expected one of "started", "notify", "node", "listen", "fd:", "tcp:", "http://", "log:", "command:", got "notfy"'
+    "; did you mean notify?"
+)
+
 APP = '[processes.app]\ncommand = "sleep 1"\n'
 
 SLASH = "has a slash; letters, digits, '.', '_' and '-' may be used"
@@ -54,12 +59,15 @@ WRONG_VALUES = [
     ('log_file = ""', "log_file", 'expected a path, got ""'),
     ('namespace = "a/b"', "namespace", f"the namespace 'a/b' {SLASH}"),
     ("depends_on = 1", "depends_on", 'expected names, or a table of them like { db = "started" }, got 1'),
-    ('depends_on = { app = "up" }', "depends_on", 'app: expected "started" or "exited", got "up"'),
-    (
-        'depends_on = { app = "ready" }',
-        "depends_on",
-        'app = "ready" is not in this version of oxmgr: "started" and "exited" are',
-    ),
+    ('depends_on = { app = "up" }', "depends_on", 'app: expected "started", "ready" or "exited", got "up"'),
+    ('ready = "notfy"', "ready", READY_HELP),
+    ('ready = "fd:1"', "ready", "fd: expected a number from 3 to 1023, for the first three are in use, got '1'"),
+    ('ready = "tcp:99999"', "ready", "expected a port from 1 to 65535, alone or as host:port, got '99999'"),
+    ('ready = "http:///x"', "ready", "expected http://host:port/path, got 'http:///x'"),
+    ('ready = "https://localhost"', "ready", "https is not asked: use the app's http port, or command:curl …"),
+    ('ready = "log:(up"', "ready", "'(up' is no regular expression: missing ), unterminated subpattern at position 0"),
+    ('ready = "command: "', "ready", "command: needs a command behind it"),
+    ('ready = "node"', "ready", '"node" is for Node apps, and sleep is none: use "notify" or "fd:3"'),
     ("disabled = 1", "disabled", "expected true or false, got 1"),
     ("profiles = 1", "profiles", "expected a table, got 1"),
     (
