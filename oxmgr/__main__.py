@@ -10,7 +10,7 @@ import os
 import sys
 
 DAEMON = "supervise"
-HELPERS = ("compress", "network")
+HELPERS = ("compress", "match", "network")
 INTERRUPTED = 130
 
 

@@ -41,6 +41,7 @@ KEYS = {
         Key("start_delay_ms", "int", "0", "wait before a start, not before a restart"),
         Key("ready", "ready", "started", "how it says that it is ready: `started` (at once), `notify` (sd_notify), `fd:N` (a newline on that fd), `node` (`process.send('ready')`), `listen` (it listens), `tcp:PORT`, `http://…`, `log:REGEX` (a line that it prints), `command:…` (that ends with 0)"),
         Key("ready_timeout_ms", "int", "30000", "who is not ready by then is stopped, and that counts as a crash; 0: it may take for ever"),
+        Key("health_check", "table", "", "a table: how it is found out whether it does its work; who does not is restarted"),
         Key("depends_on", "depends", "", '`["db"]`, or `{ db = "ready", cache = "started", migrate = "exited" }`: start waits, stop goes in reverse', choices=CONDITIONS),
         Key("stop_signal", "signal", "SIGTERM", "what a stop sends first"),
         Key("stop_timeout_ms", "int", "10000", "how long a stop waits before the whole tree is killed"),
@@ -101,7 +102,19 @@ _LOGS = (
     Key("rate_limit", "int", "", "lines a second; what is above is dropped and counted", 1, 1_000_000_000),
 )  # fmt: skip
 
+_HEALTH_CHECK = (
+    Key("endpoint", "endpoint", "", "an http URL that answers with 2xx or 3xx, as `http://127.0.0.1:3000/health`"),
+    Key("tcp", "tcp", "", "a port, or `address:port`, at which it listens"),
+    Key("command", "words", "", "a shell command that ends with 0"),
+    Key("interval_secs", "number", "30", "from one check to the next", 0.1, 86_400),
+    Key("timeout_secs", "number", "5", "no answer by then is a failure", 0.1, 3600),
+    Key("healthy_threshold", "int", "1", "successes in a row that make it healthy", 1, 1000),
+    Key("unhealthy_threshold", "int", "3", "failures in a row that make it unhealthy: it is restarted", 1, 1000),
+    Key("initial_delay_secs", "number", "10", "from when it is ready to the first check", 0, 86_400),
+)  # fmt: skip
+
 TABLES = {
+    "health_check": {key.name: key for key in _HEALTH_CHECK},
     "limits": {key.name: key for key in _LIMITS},
     "sandbox": {key.name: key for key in _SANDBOX},
     "logs": {key.name: key for key in _LOGS},
@@ -122,7 +135,6 @@ _ALIAS_TABLES = frozenset(path[0] for path in ALIASES if len(path) > 1)
 
 LATER = frozenset(
     [
-        "health_check",
         "listen",
         "reuse_port",
         "watch",

@@ -9,6 +9,7 @@ from oxmgr.config import keys
 from oxmgr.config.command import SHELL, program_error
 from oxmgr.config.env import read_env_file
 from oxmgr.config.errors import ConfigError, Problem, error, nearest
+from oxmgr.config.health import make_health_check
 from oxmgr.config.limits import make_limits
 from oxmgr.config.lines import Path, find_lines, find_octals
 from oxmgr.config.logs import make_logs
@@ -21,7 +22,7 @@ from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
 FILE = "oxfile.toml"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
-MAKERS = {"limits": make_limits, "sandbox": make_sandbox, "logs": make_logs}
+MAKERS = {"health_check": make_health_check, "limits": make_limits, "sandbox": make_sandbox, "logs": make_logs}
 """What makes a field of Spec of each sub-table in keys.TABLES."""
 
 WHICH_PROGRAM = (("working_dir",), ("env_file",), (keys.VARIABLES, "PATH"))
@@ -245,6 +246,7 @@ class _Oxfile:
         command: Any = read.pop("command", None)
         if command and wrong.isdisjoint(WHICH_PROGRAM):
             self.check_program(command[0], folder, env, merged["command",].where)
+        self.check_reachable(read, merged)
         if command and "ready" in read:
             wrong_ready = ready_error(str(read["ready"]), command[0], command[1])
             if wrong_ready:
@@ -254,6 +256,21 @@ class _Oxfile:
         if len(self.problems) > before:
             return None
         return Spec(name, command[1], command[0], folder, env=env, **read)  # type: ignore[arg-type]
+
+    def check_reachable(self, read: Table, merged: Layer) -> None:
+        """Who asks from outside, and what it prints where we can read it."""
+        ready, health = str(read.get("ready", "")), read.get("health_check")
+        if getattr(read.get("sandbox"), "private_network", False):
+            asked: list[Path] = [("ready",)] if ready.startswith(("tcp:", "http://")) else []
+            asked += [("health_check", key) for key in ("endpoint", "tcp") if getattr(health, key, "")]
+            for path in asked:
+                self.fail(merged[path].where, "nobody can ask it from outside of its private_network: use a command")
+        sink = getattr(read.get("logs"), "sink", "file")
+        if ready.startswith("log:") and sink != "file":
+            self.fail(
+                merged["ready",].where,
+                f'what it prints is in no file with logs.sink = "{sink}": nobody can look for it',
+            )
 
     def variables(self, tables: dict[str, Table], env_file: object, merged: Layer) -> dict[str, Any]:
         env: dict[str, Any] = tables.get(keys.VARIABLES, {})

@@ -12,6 +12,7 @@ from oxmgr.config.ready import read_ready
 from oxmgr.model.capabilities import capability_name, capability_names
 from oxmgr.model.signals import signal_names, signal_number
 from oxmgr.model.spec import NAME_LIMIT, STARTED, name_error
+from oxmgr.model.urls import address, endpoint
 
 
 class Reader:
@@ -120,6 +121,26 @@ class Reader:
         if not isinstance(value, str):
             raise ValueError(expected("a string", value))
         return read_ready(value)
+
+    def _endpoint(self, key: Key, value: object) -> object:
+        if not isinstance(value, str) or not value.startswith("http://"):
+            hint = (
+                "; https is not asked: use the app's http port, or command" if str(value).startswith("https:") else ""
+            )
+            raise ValueError(expected("a URL that begins with http://", value) + hint)
+        endpoint(value)
+        return value
+
+    def _tcp(self, key: Key, value: object) -> object:
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise ValueError(expected("a port, or address:port", value))
+        address(str(value))
+        return str(value)
+
+    def _words(self, key: Key, value: object) -> object:
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise ValueError(expected("a command", value))
+        return value
 
     # --- limits and rights ---
 

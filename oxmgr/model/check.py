@@ -15,6 +15,7 @@ from oxmgr.model.spec import (
     READY_WORDS,
     RESTARTS,
     STOP_MODES,
+    HealthCheck,
     Limits,
     Logs,
     Sandbox,
@@ -53,6 +54,13 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "stop_timeout_ms": (0, YEAR_MS),
 }
 WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES}
+HEALTH: dict[str, tuple[float, float]] = {
+    "interval_secs": (0.1, 86_400),
+    "timeout_secs": (0.1, 3600),
+    "healthy_threshold": (1, 1000),
+    "unhealthy_threshold": (1, 1000),
+    "initial_delay_secs": (0, 86_400),
+}
 EXIT_CODES = (0, 255)
 READY_FDS = (3, 1023)
 
@@ -102,6 +110,7 @@ def spec_error(spec: Spec) -> str | None:
         or _limits(spec.limits)
         or _sandbox(spec.sandbox)
         or _logs(spec.logs)
+        or _health(spec.health_check)
         or _size(spec)
     )
 
@@ -113,8 +122,16 @@ def _logs(logs: Logs) -> str | None:
     return _numbers(logs, LOGS, "logs.")
 
 
+def _health(check: HealthCheck) -> str | None:
+    given = [word for word in (check.endpoint, check.tcp, check.command) if word]
+    if len(given) > 1:
+        return "health_check: endpoint, tcp and command: one of them may be there"
+    wrong = _ready(check.probe) if given else None
+    return f"health_check: {wrong}" if wrong else _numbers(check, HEALTH, "health_check.")
+
+
 def _numbers(
-    of: "Spec | Limits | Sandbox | Logs", ranges: dict[str, tuple[float, float]], where: str = ""
+    of: "Spec | Limits | Sandbox | Logs | HealthCheck", ranges: dict[str, tuple[float, float]], where: str = ""
 ) -> str | None:
     for key, (low, high) in ranges.items():
         value = getattr(of, key)

@@ -91,6 +91,29 @@ class Logs(Struct, frozen=True, omit_defaults=True, gc=False):
     rate_limit: int | None = None
 
 
+class HealthCheck(Struct, frozen=True, omit_defaults=True, gc=False):
+    """How it is found out whether an app that runs does its work: one of `endpoint` (http), `tcp` and `command`, asked
+    every `interval_secs`, first `initial_delay_secs` after it is ready. Without any of them there is no check.
+
+    So many failures in a row make it unhealthy, so many successes healthy. No answer within `timeout_secs` is a
+    failure.
+    """
+
+    endpoint: str = ""
+    tcp: str = ""
+    command: str = ""
+    interval_secs: float = 30.0
+    timeout_secs: float = 5.0
+    healthy_threshold: int = 1
+    unhealthy_threshold: int = 3
+    initial_delay_secs: float = 10.0
+
+    @property
+    def probe(self) -> str:
+        """As `ready` has it; "" for none."""
+        return self.endpoint or (f"tcp:{self.tcp}" if self.tcp else f"command:{self.command}" if self.command else "")
+
+
 LOG_FORMATS = ("raw", "cri", "json")
 LOG_SINKS = ("file", "journald", "stdout", "inherit", "none")
 ON_FULL = ("block", "drop")
@@ -98,6 +121,7 @@ ON_FULL = ("block", "drop")
 NO_LIMITS = Limits()
 NO_SANDBOX = Sandbox()
 DEFAULT_LOGS = Logs()
+NO_HEALTH_CHECK = HealthCheck()
 
 
 class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -137,6 +161,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     limits: Limits = NO_LIMITS
     sandbox: Sandbox = NO_SANDBOX
     logs: Logs = DEFAULT_LOGS
+    health_check: HealthCheck = NO_HEALTH_CHECK
 
 
 def name_error(name: str) -> str | None:

@@ -14,7 +14,15 @@ def address(text: str) -> tuple[str, int]:
         raise ValueError(f"an IPv6 address stands in brackets, as [::1]:{port}, got {text[:80]!r}")
     if colon and not host:
         raise ValueError(f"expected host:port, got {text[:80]!r}")
-    return host or LOCAL, int(port)
+    host = LOCAL if host in ("", "localhost") else host
+    if not (":" in host or is_ipv4(host)):
+        raise ValueError(f"{host[:80]!r} would have to be looked up: write its address, or use command:")
+    return host, int(port)
+
+
+def is_ipv4(text: str) -> bool:
+    parts = text.split(".")
+    return len(parts) == 4 and all(part.isascii() and part.isdecimal() and int(part[:4]) < 256 for part in parts)
 
 
 def endpoint(text: str) -> tuple[str, int, str, str]:

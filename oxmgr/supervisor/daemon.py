@@ -109,7 +109,7 @@ def _set_up(
     trees = Trees(cgroups, loop)
     outputs = Outputs(loop, places, background, log, guard)
     launcher = Launcher(places, loop, background, trees, outputs, given)
-    fleet = Fleet(loop, journal, events, trees, launcher, places)
+    fleet = Fleet(loop, journal, events, trees, launcher, places, background)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
     handover = Handover(loop, desired, launcher, guard, log, lock, given, options)
     commands.handover = handover

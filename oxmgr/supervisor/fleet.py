@@ -32,7 +32,9 @@ from oxmgr.model.graph import start_order
 from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import Limits, Spec
 from oxmgr.supervisor import native
+from oxmgr.supervisor.chores import Chores
 from oxmgr.supervisor.instance import App, Instance
+from oxmgr.supervisor.probes import Probes
 from oxmgr.supervisor.process import write_stdin
 from oxmgr.supervisor.soft_limits import SoftLimits
 from oxmgr.supervisor.views import observed, view
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from oxmgr.model.places import Places
+    from oxmgr.supervisor.background import Background
     from oxmgr.supervisor.events import Events
     from oxmgr.supervisor.journal import Journal
     from oxmgr.supervisor.launcher import Launcher
@@ -58,7 +61,14 @@ class Fleet:
     called with an instance after each of its steps, once all of a step's effects are done."""
 
     def __init__(
-        self, loop: "Loop", journal: "Journal", events: "Events", trees: "Trees", launcher: "Launcher", places: "Places"
+        self,
+        loop: "Loop",
+        journal: "Journal",
+        events: "Events",
+        trees: "Trees",
+        launcher: "Launcher",
+        places: "Places",
+        background: "Background",
     ) -> None:
         self.apps: dict[str, App] = trees.apps
         self.trees = trees
@@ -69,6 +79,8 @@ class Fleet:
         self._journal = journal
         self._events = events
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
+        self.chores = Chores(loop, background, trees, launcher)
+        self.probes = Probes(loop, trees, self.chores, self.send)
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
         trees.emptied = self._emptied
@@ -249,6 +261,7 @@ class Fleet:
         if instance.down:
             self.launcher.put_away(instance)
         self._soft.update(instance)
+        self.probes.update(instance)
 
     def _carry_out(self, instance: Instance, effect: Effect) -> Event | None:
         """A fault in it must not leave the instance between two states: a start has failed then, and a stop is tried
@@ -335,6 +348,7 @@ class Fleet:
                 self._let_go(instance)
                 continue
             self.trees.reaped(pid)
+            self._loop.call(self.chores.ended, pid, (code, number))
             if self.launcher.in_flight:
                 # Perhaps one that a thread has just made and nobody has told us of yet.
                 self._unclaimed[pid] = code, number
@@ -382,4 +396,4 @@ class Fleet:
                 output.drain()
 
     def view(self, instance: Instance) -> messages.InstanceView:
-        return view(instance, self._places)
+        return view(instance, self._places, self.probes.health(instance))

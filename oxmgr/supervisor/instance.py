@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.process import Process
 
 
+NO_MARKS: dict[str, int] = {}
+
+
 class Instance:
     """One copy of an app.
 
@@ -20,12 +23,13 @@ class Instance:
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
     `pending`: a start is being prepared, `spawning` is the child that a thread makes, `outputs` what its fds 1 and 2
-    go to (`wired`: by what its spec said then), `warnings` what of its spec this host does not hold. The fleet's: the
-    others; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
+    go to (`wired`: by what its spec said then), `warnings` what of its spec this host does not hold, `marks` where in
+    its log files this run begins. The fleet's: the others; `gone`: it was removed; `stuck` is why it cannot be killed,
+    or "".
     """
 
     __slots__ = (
-        *("app", "cgroup", "foreign", "generation", "gone", "index", "leaving", "limited", "network"),
+        *("app", "cgroup", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
         *("timer", "warnings", "wired", "worn"),
     )
@@ -49,6 +53,7 @@ class Instance:
         self.outputs: dict[int, Output | Direct] = {}
         self.wired: object = None
         self.warnings: list[str] = []
+        self.marks: dict[str, int] = NO_MARKS
         self.started_at = 0.0
         self.ticks = 0
         self.timer: Timer | None = None

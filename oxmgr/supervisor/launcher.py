@@ -13,6 +13,7 @@ from oxmgr.lifecycle.machine import Event, Exited, Spawned, SpawnFailed
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Limits
 from oxmgr.supervisor import cgroup, limits, native, process
+from oxmgr.supervisor.matching import marks
 from oxmgr.supervisor.network import Networks
 from oxmgr.supervisor.process import StartError
 from oxmgr.supervisor.rights import not_in_force
@@ -59,7 +60,7 @@ class Launcher:
         self._trees = trees
         self._cgroups = trees.cgroups
         self._outputs = outputs
-        self._given = given
+        self.given = given
         self._fds = getrlimit(RLIMIT_NOFILE)[0]
 
     def launch(self, instance: "Instance") -> Event | None:
@@ -106,6 +107,10 @@ class Launcher:
             why = f"all of the daemon's {self._fds} file descriptors are taken: start it with a higher `ulimit -n`"
             raise StartError(f"cannot start {instance.name}: {why}", errno.EMFILE)
         self.open_outputs(instance)
+        if spec.ready.startswith("log:"):
+            for output in instance.outputs.values():
+                output.drain()
+            instance.marks = marks(instance, self._places.logs)
         if spec.sandbox.uid >= 0:
             self._spawn_apart(instance)
             return None
@@ -228,7 +233,7 @@ class Launcher:
                 app.spec,
                 instance.index,
                 app.environ,
-                self._given,
+                self.given,
                 stdin=self._places.stdin(instance.folder),
                 outputs=instance.outputs,
                 cgroup=folder,
@@ -253,7 +258,7 @@ class Launcher:
 
         def changed(error: OSError | None) -> None:
             if instance.process is not None:
-                wrong.extend(limits.change_running(self._trees.pids(instance), wanted, before, self._given))
+                wrong.extend(limits.change_running(self._trees.pids(instance), wanted, before, self.given))
             instance.warnings = [
                 *limits.not_enforceable(wanted, self._cgroups),
                 *not_in_force(instance.app.spec.sandbox),

@@ -46,6 +46,8 @@ class Trees:
         self.cgroups = cgroups
         self.apps: dict[str, App] = {}
         self.mains: dict[int, Instance] = {}
+        self.apart: set[int] = set()
+        """Children of ours that are of no instance, though they were born as one."""
         self.emptied: Callable[[Instance], None] = lambda instance: None
         self._loop = loop
         self._sessions: dict[int, Instance] = {}
@@ -105,6 +107,8 @@ class Trees:
         return Look(self._orphans)
 
     def _owner(self, pid: int) -> tuple[str, int] | None:
+        if pid in self.apart:
+            return None
         try:
             owner = self._sessions.get(os.getsid(pid))
         except ProcessLookupError:

@@ -39,7 +39,7 @@ def observed(instance: "Instance") -> messages.Observed:
     )
 
 
-def view(instance: "Instance", places: "Places") -> messages.InstanceView:
+def view(instance: "Instance", places: "Places", health: str | None) -> messages.InstanceView:
     spec, state = instance.app.spec, instance.state
     out, err = log_paths(spec, instance.index, places.logs)
     alive = bool(state.pid)
@@ -56,7 +56,7 @@ def view(instance: "Instance", places: "Places") -> messages.InstanceView:
         signal=None if state.signal is None else signal_name(state.signal),
         reason=instance.stuck or state.reason,
         ready=state.status == is_.RUNNING,
-        health=None,
+        health=health,
         started_at=instance.started_at if alive else None,
         uptime_ms=int((time.monotonic() - state.started) * 1000) if alive else None,
         cpu_percent=None,

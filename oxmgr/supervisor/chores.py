@@ -1,0 +1,223 @@
+"""Commands that are run for an app beside it: probes and hooks. Each has its time, and nothing of it outlives that.
+
+A chore runs with the rights, the environment and the folder of its app, in a cgroup of its own beside the app's, so
+that whatever it starts ends with it; without cgroups in a session of its own, and its descendants are looked for.
+"""
+
+import os
+import time
+
+from oxmgr.lifecycle.machine import describe_end
+from oxmgr.model.codec import replace
+from oxmgr.model.spec import NO_LIMITS
+from oxmgr.supervisor import descendants, native, process
+from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.process import StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oxmgr.supervisor.background import Background
+    from oxmgr.supervisor.instance import Instance
+    from oxmgr.supervisor.launcher import Launcher
+    from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.trees import Trees
+
+    End = tuple[int | None, int | None]
+
+SHELL = "/bin/sh"
+TOLD = 200
+"""Bytes of what it printed last that are told of a failure."""
+KEPT = 4096
+
+
+class Chores:
+    """`ended` is to be called with every child that was reaped and is no main process."""
+
+    def __init__(self, loop: "Loop", background: "Background", trees: "Trees", launcher: "Launcher") -> None:
+        self.loop = loop
+        self.background = background
+        self.trees = trees
+        self.launcher = launcher
+        self._running: dict[int, Chore] = {}
+        self._ended: dict[int, End] = {}
+        self._starting = 0
+        self._serial = 0
+
+    def run(
+        self, instance: "Instance", command: str, timeout: float, done: "Callable[[str], object]", **env: str
+    ) -> "Chore":
+        """`done` is called once: with "" when it has ended with 0, else with what was wrong."""
+        self._serial += 1
+        return Chore(self, instance, command, timeout, done, env, self._serial)
+
+    def ended(self, pid: int, end: "End") -> None:
+        self.trees.apart.discard(pid)
+        chore = self._running.pop(pid, None)
+        if chore is not None:
+            chore.on_end(end)
+        elif self._starting:
+            # Perhaps one that a thread has just made and nobody has told us of yet.
+            self._ended[pid] = end
+
+    def begin(self) -> None:
+        self._starting += 1
+
+    def begun(self, chore: "Chore", pid: int) -> None:
+        """It runs, or does not with pid 0."""
+        self._starting -= 1
+        end = self._ended.pop(pid, None)
+        if not self._starting:
+            self._ended.clear()
+        if end is not None:
+            chore.on_end(end)
+        elif pid:
+            self._running[pid] = chore
+            self.trees.apart.add(pid)
+
+
+class _Into:
+    """Where its fds 1 and 2 go."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def open_for_app(self) -> int:
+        return os.dup(self._fd)
+
+
+class Chore:
+    def __init__(
+        self,
+        chores: Chores,
+        instance: "Instance",
+        command: str,
+        timeout: float,
+        done: "Callable[[str], object]",
+        env: dict[str, str],
+        serial: int,
+    ) -> None:
+        self._chores = chores
+        self._instance = instance
+        self._done = done
+        self._said = b""
+        self._main: process.Process | None = None
+        self._child = native.Child()
+        self._folder = ""
+        self._late = False
+        self._over = False
+        self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        loop = chores.loop
+        loop.add(self._reading, READ, self._on_said)
+        self._timer = loop.at(time.monotonic() + timeout, lambda: self._on_late(timeout))
+        spec = instance.app.spec
+        spec = replace(spec, argv=[SHELL, "-c", command], limits=NO_LIMITS, env={**spec.env, **env}, ready="started")
+        result: list[process.Process | StartError] = []
+        folder = self._make_folder(serial)
+
+        def work() -> None:
+            try:
+                result.append(
+                    process.start(
+                        spec,
+                        instance.index,
+                        instance.app.environ,
+                        chores.launcher.given,
+                        stdin="/dev/null",
+                        outputs={1: _Into(self._said_to), 2: _Into(self._said_to)},  # type: ignore[dict-item]
+                        cgroup=folder,
+                        network=instance.network if spec.sandbox.private_network else -1,
+                        child=self._child,
+                    )
+                )
+            except StartError as error:
+                result.append(error)
+
+        def started(failed: OSError | None) -> None:
+            if folder >= 0:
+                os.close(folder)
+            got = result[0] if result else StartError(str(failed), 0)
+            os.close(self._said_to)
+            if isinstance(got, StartError):
+                chores.begun(self, 0)
+                self._end(str(got))
+                return
+            self._main = got
+            chores.begun(self, got.pid)
+            if self._late or self._over:
+                self._kill()
+
+        chores.begin()
+        if spec.sandbox.uid >= 0:
+            # Its user's processes may stop it before it executes.
+            chores.background.run(work, started)
+        else:
+            work()
+            started(None)
+
+    def close(self) -> None:
+        """It is of no interest any more, and ended."""
+        self._done = lambda why: None
+        self._end("")
+
+    def _make_folder(self, serial: int) -> int:
+        """An fd of a cgroup of its own, -1 without."""
+        cgroups = self._chores.trees.cgroups
+        if not cgroups.base:
+            return -1
+        try:
+            self._folder = cgroups.make(f"{self._instance.folder}~chore{serial}")[0]
+            return os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return -1
+
+    def _on_said(self, _: int) -> None:
+        try:
+            data = os.read(self._reading, 65536)
+        except BlockingIOError:
+            return
+        self._said = (self._said + data)[-KEPT:]
+        if not data:
+            self._chores.loop.change(self._reading, 0)
+
+    def _on_late(self, timeout: float) -> None:
+        self._late = True
+        self._end(f"it does not end within {timeout:g} s")
+
+    def on_end(self, end: "End") -> None:
+        """Its main process is reaped."""
+        main = self._main
+        if main is not None:
+            main.reaped = True
+            main.close()
+        code, number = end
+        self._on_said(0)
+        self._end("" if code == 0 else f"{describe_end(code, number)}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        lines = self._said[-TOLD:].decode(errors="replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
+
+    def _kill(self) -> None:
+        main = self._main
+        if main is not None and main.reaped:
+            pass
+        elif main is not None:
+            # Those that it has made first, as long as it is their parent.
+            descendants.kill_trees([main.pid], lambda pid: main.signal(0) if pid == main.pid else True)
+        elif self._child.pidfd >= 0:
+            process.Process(0, self._child.pidfd).signal(9)
+        if self._folder:
+            self._chores.trees.cgroups.kill(self._folder)
+            self._chores.trees.tidy(self._folder)
+
+    def _end(self, why: str) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._timer.cancel()
+        self._chores.loop.remove(self._reading)
+        os.close(self._reading)
+        self._kill()
+        self._done(why)
