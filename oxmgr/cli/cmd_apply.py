@@ -41,9 +41,9 @@ def read_files(files: "list[str] | list[None] | list[str | None]", args: Args) -
     return list(found.values())
 
 
-def apply(specs: list[Spec], args: Args, *, prune: bool = False) -> int:
+def apply(specs: list[Spec], args: Args, *, prune: bool = False, reload: bool = False) -> int:
     places = my_places()
-    request = Apply(specs, my_environ(), prune)
+    request = Apply(specs, my_environ(), prune, reload=reload)
     if args.flag("dry-run"):
         request.plan_only = True
         try:

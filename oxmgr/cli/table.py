@@ -42,6 +42,7 @@ COMMANDS = [
         ],
     ),
     Command("stop", "Stop apps, and keep them stopped", words=_TARGETS, most=None, module="act", complete="targets", options=[_CONFIG, _JSON]),
+    Command("reload", "Replace apps by new ones before the old ones stop; alone: those of the oxfile", words="[TARGET…]", most=None, complete="targets", options=[_CONFIG, _ONLY, _PROFILE, _DRY_RUN, _JSON], examples=["oxmgr reload", "oxmgr reload api"]),
     Command("restart", "Stop apps and start them again", words=_TARGETS, most=None, module="act", aliases="rs", complete="targets", options=[_CONFIG, _JSON]),
     Command("delete", "Stop apps and forget them; their logs stay", words=_TARGETS, most=None, module="act", aliases="del rm", complete="targets", options=[_CONFIG, _JSON]),
     Command(

@@ -43,6 +43,7 @@ KEYS = {
         Key("ready_timeout_ms", "int", "30000", "who is not ready by then is stopped, and that counts as a crash; 0: it may take for ever"),
         Key("health_check", "table", "", "a table: how it is found out whether it does its work; who does not is restarted"),
         Key("depends_on", "depends", "", '`["db"]`, or `{ db = "ready", cache = "started", migrate = "exited" }`: start waits, stop goes in reverse', choices=CONDITIONS),
+        Key("max_unavailable", "int", "1", "how many instances a reload replaces at a time", 1, 10_000),
         Key("stop_signal", "signal", "SIGTERM", "what a stop sends first"),
         Key("stop_timeout_ms", "int", "10000", "how long a stop waits before the whole tree is killed"),
         Key("stop_mode", "choice", "group", "who gets the stop signal: the process group, the main process, or the whole tree", choices=STOP_MODES),
@@ -149,7 +150,6 @@ LATER = frozenset(
         "log_date_format",
         "alerts",
         "webhook",
-        "max_unavailable",
     ]
 )
 """Keys that a later version of oxmgr has."""

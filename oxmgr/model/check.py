@@ -50,6 +50,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "max_restarts": (0, 1_000_000),
     "start_delay_ms": (0, YEAR_MS),
     "ready_timeout_ms": (0, YEAR_MS),
+    "max_unavailable": (1, 10_000),
     "stop_signal": (1, LAST_SIGNAL),
     "stop_timeout_ms": (0, YEAR_MS),
 }

@@ -34,16 +34,18 @@ class Apply(Struct, tag="apply"):
     """Make these apps be what runs.
 
     `environ` is the caller's environment as NUL-terminated `KEY=value`; an app takes it when this request
-    starts or restarts it. `prune` deletes the apps that are not named. `plan_only` changes nothing.
+    starts or restarts it. `prune` deletes the apps that are not named. `plan_only` changes nothing. `reload`: those
+    that run are replaced also where nothing has changed.
     """
 
     specs: list[Spec]
     environ: bytes = b""
     prune: bool = False
     plan_only: bool = False
+    reload: bool = False
 
 
-VERBS = ("start", "stop", "restart", "delete", "reset")
+VERBS = ("start", "stop", "restart", "reload", "delete", "reset")
 
 
 class Act(Struct, tag="act"):
@@ -315,7 +317,10 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
 
     `ticks` is the main process's start time (proc(5), stat field 22), which with the boot and the pid names a
     process for good. `started_at` is Unix time in seconds. `gone`: the instance was deleted. `session` and `cgroup` are
-    where the rest of its tree is, while there may be one.
+    where the rest of its tree is, while there may be one. `due` is the Unix time at which something happens to it by
+    itself (a restart, a kill), `then` as in oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run`
+    tells those apart that replace each other; `extra` are those that were replaced, and those that are to replace one
+    and do not yet.
     """
 
     app: str
@@ -337,6 +342,8 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     due: float = 0.0
     then: str = ""
     ooms: tuple[int, int] = (0, 0)
+    run: int = 0
+    extra: bool = False
 
 
 Journaled = Boot | Observed

@@ -132,6 +132,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     `restart_window_secs`. Paths are absolute. `depends_on` maps an app's name to one of CONDITIONS.
 
     `ready` is one of READY_WORDS or READY_FORMS with what belongs to it; `ready_timeout_ms` 0: it may take for ever.
+    `max_unavailable` is how many instances a reload replaces at a time.
     `restart_delay_ms` None: the first crash restarts at once and 100 ms is the base of the following ones.
     `log_file` None: the file in the daemon's log folder that is named after the instance.
     """
@@ -152,6 +153,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     ready: str = STARTED
     ready_timeout_ms: int = 30_000
     depends_on: dict[str, str] = {}
+    max_unavailable: int = 1
     stop_signal: int = 15
     stop_timeout_ms: int = 10_000
     stop_mode: str = "group"

@@ -122,6 +122,7 @@ class Chore:
                     process.start(
                         spec,
                         instance.index,
+                        instance.run,
                         instance.app.environ,
                         chores.launcher.given,
                         stdin="/dev/null",

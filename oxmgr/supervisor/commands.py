@@ -16,7 +16,9 @@ from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
 from oxmgr.supervisor.handover import PROGRAM_WORDS
 from oxmgr.supervisor.limits import not_enforceable
+from oxmgr.supervisor.outputs import plumbing
 from oxmgr.supervisor.plan import must_restart, plan
+from oxmgr.supervisor.rollouts import Rollouts, can_roll
 from oxmgr.supervisor.waiting import DOWN, GONE, UP, Waiter, Waiting
 
 TYPE_CHECKING = False
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.files import Health
     from oxmgr.supervisor.fleet import Fleet
     from oxmgr.supervisor.handover import Handover
-    from oxmgr.supervisor.instance import Instance
+    from oxmgr.supervisor.instance import App, Instance
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.outputs import Outputs
 
@@ -71,6 +73,8 @@ class Commands:
         self.ending = False
         self._started_at = time.time()
         self._waiting = Waiting(fleet)
+        self._rollouts = Rollouts(fleet, loop)
+        fleet.probes.told = self._rollouts.on_change
         fleet.changed = self._on_change
 
     def handle(self, request: m.Request, client: "Client") -> None:
@@ -123,10 +127,14 @@ class Commands:
 
     def _apply(self, request: m.Apply, client: "Client") -> None:
         self._check(request.specs, request.prune)
+        if request.reload:
+            self._refuse_when_rolling(spec.name for spec in request.specs)
         if request.plan_only:
             client.finish(m.Done(self._plan(request, {name: app.spec for name, app in self._fleet.apps.items()})))
             return
         self._refuse_when_ending()
+        changed = self._plan(request, {name: app.spec for name, app in self._fleet.apps.items()})
+        self._refuse_when_rolling(one.app for one in changed if one.action == "change")
         changes: list[m.Change] = []
 
         def change(draft: "Draft") -> None:
@@ -162,6 +170,7 @@ class Commands:
         apps = self._fleet.apps
         start: list[Instance] = []
         restart: list[Instance] = []
+        replace_them: list[Instance] = []
         leave: list[Instance] = []
         limit: list[tuple[Instance, Limits]] = []
         for action in changes:
@@ -179,8 +188,11 @@ class Commands:
                         start.append(instance)
                 elif instance.state.status == is_.STOPPING and not instance.state.desired:
                     start.append(instance)
-                elif again:
-                    restart.append(instance)
+                elif again or request.reload or instance in self._rollouts.outdated:
+                    rolls = (
+                        instance.state.status == is_.RUNNING and can_roll(spec) and plumbing(spec) == plumbing(before)
+                    )
+                    (replace_them if rolls else restart).append(instance)
                 else:
                     self._fleet.launcher.connect(instance)
                     if spec.limits != before.limits:
@@ -194,8 +206,8 @@ class Commands:
         self._fleet.start(start)
         stay = [one for spec in request.specs for one in apps[spec.name].instances.values() if not one.leaving]
         goals = dict.fromkeys(leave, GONE)
-        goals.update((one, UP) for one in stay if not (one.down and _finished(one)))
-        self._fleet.change_limits(limit, lambda: self._wait(client, goals, stay, changes))
+        goals.update((one, UP) for one in stay if not (one.down and _finished(one)) and one not in replace_them)
+        self._fleet.change_limits(limit, lambda: self._wait(client, goals, stay, changes, rolls=replace_them))
 
     def _check(self, specs: list[Spec], prune: bool) -> None:
         names: set[str] = set()
@@ -262,22 +274,50 @@ class Commands:
         self._commit(lambda draft: _want(draft, chosen, True, environs), saved, client)
 
     def _stop(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
+        self._give_up_rolling(chosen, "it was stopped")
         self._fleet.bring_down(chosen, Stop())
         self._save_and_wait(chosen, False, DOWN, client)
 
     def _restart(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
+        self._give_up_rolling(chosen, "it was restarted")
         self._fleet.start([one for one in chosen if not one.state.pid])
         self._fleet.bring_down([one for one in chosen if one.state.pid], Restart())
         self._save_and_wait(chosen, True, UP, client)
 
-    def _save_and_wait(self, chosen: "list[Instance]", running: bool, goal: str, client: "Client") -> None:
+    def _reload(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
+        self._refuse_when_rolling(one.app.spec.name for one in chosen)
+        rolls = [one for one in chosen if one.state.status == is_.RUNNING and can_roll(one.app.spec)]
+        others = [one for one in chosen if one not in rolls]
+        self._fleet.start([one for one in others if not one.state.pid])
+        self._fleet.bring_down([one for one in others if one.state.pid], Restart())
+        self._save_and_wait(others, True, UP, client, shown=chosen, rolls=rolls)
+
+    def _refuse_when_rolling(self, names: "Iterable[str]") -> None:
+        for name in names:
+            app = self._fleet.apps.get(name)
+            if app is not None and self._rollouts.is_running(app):
+                raise Refusal(f"{name} is being reloaded: wait until that is done, or stop it", m.FAILED)
+
+    def _give_up_rolling(self, chosen: "Iterable[Instance]", why: str) -> None:
+        for app in dict.fromkeys(one.app for one in chosen):
+            self._rollouts.give_up(app, why)
+
+    def _save_and_wait(
+        self,
+        chosen: "list[Instance]",
+        running: bool,
+        goal: str,
+        client: "Client",
+        shown: "list[Instance] | None" = None,
+        rolls: "Iterable[Instance]" = (),
+    ) -> None:
         """For what is done at once, disk or no disk: a full one must not keep anybody from stopping an app."""
 
         def saved(error: OSError | None) -> None:
             unsaved = "" if error is None else f"done, but not for the next daemon: {_why_unsaved(error)}"
-            self._wait(client, dict.fromkeys(chosen, goal), chosen, unsaved=unsaved)
+            self._wait(client, dict.fromkeys(chosen, goal), shown or chosen, unsaved=unsaved, rolls=rolls)
 
-        self._commit(lambda draft: _want(draft, chosen, running), saved, client)
+        self._commit(lambda draft: _want(draft, shown or chosen, running), saved, client)
 
     def _delete(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         specs = {one.app.spec.name: one.app.spec for one in chosen}
@@ -384,11 +424,12 @@ class Commands:
             return
         self.ending = True
         self._events.tell("daemon-stopping")
-        self._fleet.bring_down(list(self._fleet), Stop(keep=True, signalled=signalled))
+        self._give_up_rolling(self._fleet, "the daemon is stopping")
+        self._fleet.bring_down(list(self._fleet.everything()), Stop(keep=True, signalled=signalled))
         self._end_when_down()
 
     def _end_when_down(self) -> None:
-        if self.ending and self._desired.idle and all(one.down or one.stuck for one in self._fleet):
+        if self.ending and self._desired.idle and all(one.down or one.stuck for one in self._fleet.everything()):
             self._end()
 
     def _refuse_when_ending(self) -> None:
@@ -447,6 +488,7 @@ class Commands:
     def _leave(self, instances: "Iterable[Instance]") -> None:
         """Stop them and forget them."""
         instances = list(instances)
+        self._give_up_rolling(instances, "it was deleted")
         for instance in instances:
             instance.leaving = True
             if instance.down:
@@ -460,12 +502,28 @@ class Commands:
         shown: "list[Instance]",
         changes: "Iterable[m.Change]" = (),
         unsaved: str = "",
+        rolls: "Iterable[Instance]" = (),
     ) -> None:
+        """Until all of it is as it is to be, and `rolls` are replaced."""
+        by_app: dict[App, list[Instance]] = {}
+        for instance in rolls:
+            by_app.setdefault(instance.app, []).append(instance)
+        left = 1 + len(by_app)
+        why: dict[str, str] = {}
+
         def done(failed: dict[str, str]) -> None:
+            nonlocal left
+            left -= 1
+            why.update(failed)
+            if not left:
+                finish(why)
+
+        def finish(failed: dict[str, str]) -> None:
             if unsaved:
                 client.finish(m.Failed(unsaved))
                 return
-            here = [one for one in shown if self._fleet.has(one)]
+            current = dict.fromkeys(one.app.instances.get(one.index, one) for one in shown)
+            here = [one for one in current if self._fleet.has(one)]
             warnings = [f"{one.app.spec.name}: {text}" for one in here for text in one.warnings]
             views = [self._fleet.view(one) for one in here]
             client.finish(m.Done(list(changes), views, failed, [*dict.fromkeys(warnings), *self._health.warnings()]))
@@ -473,11 +531,14 @@ class Commands:
         waiter = Waiter(goals, client.progress, done)
         # Whoever hangs up waits for nothing any more; what was asked for goes on.
         client.on_close.append(lambda: self._waiting.discard(waiter))
+        for app, instances in by_app.items():
+            self._rollouts.begin(app, instances, done)
         self._waiting.add(waiter)
 
     def _on_change(self, instance: "Instance") -> None:
         if instance.leaving and instance.down and self._fleet.has(instance):
             self._fleet.remove(instance)
+        self._rollouts.on_change(instance)
         self._waiting.on_change(instance)
         self._end_when_down()
 
@@ -514,6 +575,7 @@ _VERBS: "dict[str, Callable[[Commands, list[Instance], m.Act, Client], None]]" =
     "start": Commands._start,
     "stop": Commands._stop,
     "restart": Commands._restart,
+    "reload": Commands._reload,
     "delete": Commands._delete,
     "reset": Commands._reset,
 }

@@ -121,14 +121,14 @@ def _set_up(
     guard.keep(CONTROL, server.fd)
 
     whole = desired.load()
-    seen, same_boot = journal.load()
+    seen, others, same_boot = journal.load()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
     restore(fleet, seen, same_boot=same_boot)
-    journal.open(lambda: [observed(instance) for instance in fleet])
+    journal.open(lambda: [observed(instance) for instance in fleet.everything()])
     events.tell("daemon-started")
     takeover = Takeover(fleet, loop, desired, guard)
-    start = takeover.resume(seen if same_boot else {}, whole=whole, tell=health.tell)
+    start = takeover.resume(seen if same_boot else {}, others if same_boot else [], whole=whole, tell=health.tell)
     guard.forget_unclaimed()
     guard.on_exits = takeover.on_exits
     guard.on_signal = lambda number, typed: _on_signals([number], fleet, commands)

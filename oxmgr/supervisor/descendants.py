@@ -15,9 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oxmgr.supervisor.instance import Owner
+
 PASSES = 8
 _READS = 4
-_MARKS = (b"OXMGR_APP", b"OXMGR_INSTANCE_ID")
+_MARKS = (b"OXMGR_APP", b"OXMGR_INSTANCE_ID", b"OXMGR_RUN")
 _INDEX_DIGITS = 9
 _GONE = (FileNotFoundError, ProcessLookupError)
 """What proc(5) says of a process that is not there (any more). All else is not known."""
@@ -66,8 +68,8 @@ def _add_children(path: str, found: list[bytes]) -> bool:
     return True
 
 
-def born_as(pid: int) -> tuple[str, int] | None:
-    """The (app, instance) whose start gave a process its environment; None for one of another user. OSError when it
+def born_as(pid: int) -> "Owner | None":
+    """The instance whose start gave a process its environment; None for one of another user. OSError when it
     cannot be looked at."""
     try:
         with open(f"/proc/{pid}/environ", "rb", 0) as file:
@@ -75,19 +77,20 @@ def born_as(pid: int) -> tuple[str, int] | None:
     except (*_GONE, PermissionError):
         return None
     found = {key: value for key, _, value in (word.partition(b"=") for word in words) if key in _MARKS}
-    app, index = (found.get(mark, b"") for mark in _MARKS)
-    numbered = index.isdigit() and len(index) <= _INDEX_DIGITS
-    return (app.decode(errors="replace"), int(index)) if app and numbered else None
+    app, index, run = (found.get(mark, b"") for mark in _MARKS)
+    run = run or b"0"
+    numbered = all(number.isdigit() and len(number) <= _INDEX_DIGITS for number in (index, run))
+    return (app.decode(errors="replace"), int(index), int(run)) if app and numbered else None
 
 
-def in_session(session: int, app: str, index: int) -> list[int]:
+def in_session(session: int, owner: "Owner") -> list[int]:
     """The processes of a session whose leader was not our child, so that its orphans went elsewhere. OSError when it
     cannot be looked at."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if is_of_session(pid, session, app, index)]
+    return [pid for pid in pids if is_of_session(pid, session, owner)]
 
 
-def is_of_session(pid: int, session: int, app: str, index: int) -> bool:
+def is_of_session(pid: int, session: int, owner: "Owner") -> bool:
     """Whether it lives in it. The number may have become a stranger's session since: what it was born as decides."""
     try:
         if os.getsid(pid) != session:
@@ -95,7 +98,7 @@ def is_of_session(pid: int, session: int, app: str, index: int) -> bool:
     except ProcessLookupError:
         return False
     stat = read_stat(pid)
-    return (stat is None or stat[0] != b"Z") and born_as(pid) == (app, index)
+    return (stat is None or stat[0] != b"Z") and born_as(pid) == owner
 
 
 def below(roots: list[int]) -> list[int]:

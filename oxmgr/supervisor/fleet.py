@@ -28,6 +28,7 @@ from oxmgr.lifecycle.machine import (
 )
 from oxmgr.model import messages
 from oxmgr.model import status as is_
+from oxmgr.model.codec import replace
 from oxmgr.model.graph import start_order
 from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import Limits, Spec
@@ -86,12 +87,19 @@ class Fleet:
         trees.emptied = self._emptied
         launcher.later = self.send
         launcher.claim = self._claim
+        launcher.beside = self._beside
         self._unclaimed: dict[int, tuple[int | None, int | None]] = {}
         self._queue: dict[Instance, None] = {}
+        self.extras: dict[Instance, None] = {}
 
     def __iter__(self) -> "Iterator[Instance]":
         for app in self.apps.values():
             yield from app.instances.values()
+
+    def everything(self) -> "Iterator[Instance]":
+        """Also those that were replaced and are not down yet, and those that are to replace one."""
+        yield from self
+        yield from list(self.extras)
 
     # --- what users do ---
 
@@ -115,19 +123,48 @@ class Fleet:
         """Forget one that is down."""
         app = instance.app
         del app.instances[instance.index]
-        self.trees.forget(instance)
-        self.launcher.forget(instance)
-        self._held.pop(instance, None)
-        self._queue.pop(instance, None)
-        self._journal.add(messages.Observed(app.spec.name, instance.index, is_.STOPPED, gone=True))
-        try:
-            os.unlink(self._places.stdin(instance.folder))
-        except FileNotFoundError:
-            pass
+        self._give_up(instance)
         if not app.instances and self.apps.get(app.spec.name) is app:
             del self.apps[app.spec.name]
             self._events.tell("deleted", app=app.spec.name)
             self._regate(app.spec.name)
+
+    def add_extra(self, beside: Instance, run: int) -> Instance:
+        """Another one of that number, which prints to the same pipes."""
+        other = Instance(beside.app, beside.index, run)
+        other.extra = True
+        other.outputs, other.wired = beside.outputs, beside.wired
+        self.extras[other] = None
+        return other
+
+    def swap(self, extra: Instance) -> Instance:
+        """It takes the place of the one of its number, which is extra from now on and is returned."""
+        before = extra.app.instances[extra.index]
+        extra.app.instances[extra.index] = extra
+        del self.extras[extra]
+        self.extras[before] = None
+        extra.extra, before.extra = False, True
+        # In this order: should we die in between, the one that nothing is known of is the one that has to go.
+        self._journal.add(observed(extra))
+        self._journal.add(observed(before))
+        return before
+
+    def drop_extra(self, instance: Instance) -> None:
+        """It is down."""
+        del self.extras[instance]
+        self._give_up(instance)
+
+    def _give_up(self, instance: Instance) -> None:
+        self.trees.forget(instance)
+        self.launcher.forget(instance)
+        self._held.pop(instance, None)
+        self._queue.pop(instance, None)
+        gone = messages.Observed(instance.app.spec.name, instance.index, is_.STOPPED, gone=True)
+        self._journal.add(replace(gone, run=instance.run, extra=instance.extra))
+        try:
+            os.unlink(self._places.stdin(instance.folder))
+        except FileNotFoundError:
+            pass
 
     def start(self, instances: "Iterable[Instance]") -> None:
         """Dependencies first, so that what waits for them sees them coming."""
@@ -197,7 +234,7 @@ class Fleet:
         for instance, event in list(self._held.items()):
             del self._held[instance]
             self._loop.call(self.send, instance, event)
-        for instance in list(self):
+        for instance in list(self.everything()):
             if instance.state.status == is_.STOPPING:
                 self.send(instance, Tick())
 
@@ -259,6 +296,9 @@ class Fleet:
         else:
             self.trees.unwatch(instance)
         if instance.down:
+            if self._shares(instance):
+                # The pipes are the other one's from now on.
+                instance.outputs = {}
             self.launcher.put_away(instance)
         self._soft.update(instance)
         self.probes.update(instance)
@@ -389,11 +429,26 @@ class Fleet:
         self.send(instance, Emptied())
 
     def _take_last_lines(self, instance: Instance, empty: bool) -> None:
+        # Pipes that another one still prints to have no last line yet.
+        alone = not self._shares(instance)
         for output in dict.fromkeys(instance.outputs.values()):
-            if empty:
+            if empty and alone:
                 output.finish()
             else:
                 output.drain()
+
+    def _beside(self, instance: Instance) -> Instance | None:
+        if not self.extras:
+            return None
+        others = (one for one in self.everything() if one is not instance and one.outputs)
+        return next((one for one in others if one.pipes == instance.pipes), None)
+
+    def _shares(self, instance: Instance) -> bool:
+        """Whether another one prints to the same pipes."""
+        if not self.extras:
+            return False
+        same = [one for one in self.everything() if one.outputs is instance.outputs and one.outputs]
+        return len(same) > 1
 
     def view(self, instance: Instance) -> messages.InstanceView:
         return view(instance, self._places, self.probes.health(instance))

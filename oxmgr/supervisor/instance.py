@@ -6,6 +6,9 @@ from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    Owner = tuple[str, int, int]
+    """An app's name, an instance's number, and its run: what a process is born with."""
+
     from oxmgr.supervisor.loop import Timer
     from oxmgr.supervisor.native import Child
     from oxmgr.supervisor.outputs import Direct, Output
@@ -16,7 +19,7 @@ NO_MARKS: dict[str, int] = {}
 
 
 class Instance:
-    """One copy of an app.
+    """One copy of an app. `run` tells those apart that replace each other.
 
     Trees': `session` is the number of its last main process, whose session its tree is in; `foreign`: that process was
     an earlier daemon's child. The launcher's: `cgroup` is its folder or "", `limited` what that folder has of limits,
@@ -24,19 +27,21 @@ class Instance:
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
     `pending`: a start is being prepared, `spawning` is the child that a thread makes, `outputs` what its fds 1 and 2
     go to (`wired`: by what its spec said then), `warnings` what of its spec this host does not hold, `marks` where in
-    its log files this run begins. The fleet's: the others; `gone`: it was removed; `stuck` is why it cannot be killed,
-    or "".
+    its log files this run begins. The fleet's: the others; `extra`: it is not the one that users see, but one that it
+    has replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
         *("app", "cgroup", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("timer", "warnings", "wired", "worn"),
+        *("extra", "run", "timer", "warnings", "wired", "worn"),
     )
 
-    def __init__(self, app: "App", index: int) -> None:
+    def __init__(self, app: "App", index: int, run: int = 0) -> None:
         self.app = app
         self.index = index
+        self.run = run
+        self.extra = False
         self.state = State()
         self.process: Process | None = None
         self.session = 0
@@ -66,8 +71,18 @@ class Instance:
 
     @property
     def folder(self) -> str:
-        """The name of its cgroup and of its FIFO: with a colon, which no app's name has."""
+        """The name of its cgroup and of its FIFO: with a colon, which no app's name has. Its own also while it replaces
+        another of the same number, or is replaced."""
+        return f"{self.pipes}+{self.run}" if self.run else self.pipes
+
+    @property
+    def pipes(self) -> str:
+        """The name of the pipes that it prints to: those of the one that it replaces."""
         return f"{self.app.spec.name}:{self.index}"
+
+    @property
+    def owner(self) -> "Owner":
+        return self.app.spec.name, self.index, self.run
 
     @property
     def down(self) -> bool:

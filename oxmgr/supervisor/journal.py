@@ -38,8 +38,10 @@ class Journal:
         self._behind = False
         self._retry: Timer | None = None
 
-    def load(self) -> tuple[dict[tuple[str, int], Observed], bool]:
-        """The last record of each (app, instance), and whether this is the boot that its pids are of."""
+    def load(self) -> tuple[dict[tuple[str, int], Observed], list[Observed], bool]:
+        """The last record of each (app, instance), those that are extra, and whether this is the boot that its pids
+        are of."""
+        extras: dict[tuple[str, int, int], Observed] = {}
         seen: dict[tuple[str, int], Observed] = {}
         same_boot = False
         decoder = Decoder(Journaled)
@@ -51,11 +53,13 @@ class Journal:
                 continue
             if isinstance(entry, Boot):
                 same_boot = entry.id == boot_id()
-            elif entry.gone:
-                seen.pop((entry.app, entry.index), None)
+            elif entry.extra:
+                extras[entry.app, entry.index, entry.run] = entry
             else:
+                extras.pop((entry.app, entry.index, entry.run), None)
                 seen[entry.app, entry.index] = entry
-        return seen, same_boot
+        seen = {key: entry for key, entry in seen.items() if not entry.gone}
+        return seen, [entry for entry in extras.values() if not entry.gone], same_boot
 
     def open(self, everything: "Callable[[], Iterable[Observed]]") -> None:
         """Start writing; `everything` gives a record of each instance, for writing it anew."""

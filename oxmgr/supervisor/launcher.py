@@ -52,6 +52,8 @@ class Launcher:
     ) -> None:
         self.later: Callable[[Instance, Event], None] = lambda instance, event: None
         self._places = places
+        self.beside: Callable[[Instance], Instance | None] = lambda instance: None
+        """The one that prints to the pipes of this one already."""
         self.claim: Callable[[Instance], None] = lambda instance: None
         self.in_flight = 0
         self.networks = Networks(loop)
@@ -232,6 +234,7 @@ class Launcher:
             return process.start(
                 app.spec,
                 instance.index,
+                instance.run,
                 app.environ,
                 self.given,
                 stdin=self._places.stdin(instance.folder),
@@ -295,6 +298,9 @@ class Launcher:
     def open_outputs(self, instance: "Instance") -> None:
         """Have them as its spec says. StartError when there can be no pipes."""
         spec = instance.app.spec
+        other = None if instance.outputs else self.beside(instance)
+        if other is not None:
+            instance.outputs, instance.wired = other.outputs, other.wired
         wired = (spec.logs, spec.log_file, spec.error_log_file, spec.sandbox.uid)
         if instance.outputs and wired == instance.wired:
             return
@@ -341,7 +347,8 @@ class Launcher:
         instance.gone = True
         self.put_away(instance)
         self._close_outputs(instance)
-        self._outputs.remove(instance)
+        if not instance.extra:
+            self._outputs.remove(instance)
         if instance.network >= 0:
             os.close(instance.network)
             instance.network = -1

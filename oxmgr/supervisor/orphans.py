@@ -13,8 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Owner = tuple[str, int]
-    """An app's name and an instance's number."""
+    from oxmgr.supervisor.instance import Owner
 
 
 class Orphans:
@@ -55,7 +54,7 @@ class Orphans:
 
     def of(self, instance: Instance) -> list[int]:
         """Those of it that were there at the last look."""
-        return list(self._of.get((instance.app.spec.name, instance.index), ()))
+        return list(self._of.get(instance.owner, ()))
 
     def forget(self, pid: int) -> None:
         """It was reaped, or has become a main process: what has its number from now on is another."""

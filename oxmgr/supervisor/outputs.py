@@ -293,7 +293,7 @@ class Outputs:
         if direct:
             return Direct(direct)
         kind = KINDS[number]
-        fifo = self._places.pipe(instance.folder, kind)
+        fifo = self._places.pipe(instance.pipes, kind)
         spool = Spool(fifo)
         plain = replace(spec, log_file=None, error_log_file=None)
         fallback = log_paths(plain, instance.index, self._places.logs)[number - 1]
@@ -345,7 +345,7 @@ class Outputs:
 
     def has_left(self, instance: "Instance") -> bool:
         """Whether a daemon before was killed before all that it had taken of an instance's pipes was where it goes."""
-        return any(Spool(self._places.pipe(instance.folder, kind)).has_left() for kind in KINDS.values())
+        return any(Spool(self._places.pipe(instance.pipes, kind)).has_left() for kind in KINDS.values())
 
     def used(self, output: Output) -> None:
         """Its file is open; of those that have not been used for longest, some are closed."""
@@ -362,7 +362,7 @@ class Outputs:
     def remove(self, instance: "Instance") -> None:
         """The pipes of one that is deleted."""
         for kind in KINDS.values():
-            path = self._places.pipe(instance.folder, kind)
+            path = self._places.pipe(instance.pipes, kind)
             Spool(path).remove()
             try:
                 os.unlink(path)

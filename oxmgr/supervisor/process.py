@@ -109,6 +109,7 @@ class Process:
 def start(
     spec: Spec,
     index: int,
+    run: int,
     environ: bytes,
     given: list[int],
     *,
@@ -129,7 +130,7 @@ def start(
         fds.append(outputs[2].open_for_app() if outputs[2] is not outputs[1] else fds[1])
         pid, pidfd = native.spawn(
             _strings(spec.argv),
-            _strings([f"{key}={value}" for key, value in own_env(spec, index).items()]),
+            _strings([f"{key}={value}" for key, value in own_env(spec, index, run).items()]),
             environ,
             os.fsencode(spec.working_dir),
             fds,
@@ -162,10 +163,13 @@ def _what_failed(spec: Spec, error: native.SpawnError) -> str:
     return f"{error.step} {on[error.step]}" if error.step in on else error.step
 
 
-def own_env(spec: Spec, index: int) -> dict[str, str]:
+def own_env(spec: Spec, index: int, run: int = 0) -> dict[str, str]:
     """What an instance gets beside its starter's environment."""
     number = str(index)
     own = {"OXMGR_APP": spec.name, "OXMGR_INSTANCE_ID": number, "NODE_APP_INSTANCE": number}
+    if run:
+        # For ourselves, to tell what it leaves from what the one leaves that it has replaced.
+        own["OXMGR_RUN"] = str(run)
     return {**sandbox_env(spec.sandbox), **spec.env, **own}
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.desired import Desired
     from oxmgr.supervisor.fleet import Fleet
     from oxmgr.supervisor.guard import Exit, Guard
-    from oxmgr.supervisor.instance import Instance
+    from oxmgr.supervisor.instance import Instance, Owner
     from oxmgr.supervisor.loop import Loop
 
     End = tuple[int | None, int | None]
@@ -36,6 +36,7 @@ def restore(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]", *, same_boo
     for instance in fleet:
         old = seen.get((instance.app.spec.name, instance.index))
         if old is not None:
+            instance.run = old.run
             final = old.status if old.status in stays else is_.STOPPED
             instance.state = State(
                 final,
@@ -60,14 +61,20 @@ class Takeover:
         self._guard = guard
         self._ends: dict[tuple[int, int], End] = {(pid, ticks): how(status) for pid, status, ticks in guard.exits}
         self._own_ends: dict[int, End] = {}
-        self._guards: dict[tuple[str, int], int] = {}
+        self._guards: dict[Owner, int] = {}
         self._silent: set[int] = set()
 
     def resume(
-        self, seen: "dict[tuple[str, int], Observed]", *, whole: bool, tell: "Callable[[str], None]"
+        self,
+        seen: "dict[tuple[str, int], Observed]",
+        others: "list[Observed]",
+        *,
+        whole: bool,
+        tell: "Callable[[str], None]",
     ) -> "list[Instance]":
         """Take over what an earlier daemon of this boot has left running; what is to be started, since it is desired
         and does not run. What has finished or was given up stays so.
+        `others` are those that were replaced, or were to replace one of `seen`: they are stopped.
         `whole`: all that is desired is known, so what is of no known instance is ended; else users are told of it."""
         fleet = self._fleet
         self._own_ends = {pid: (code, number) for pid, code, number in native.reap()}
@@ -97,7 +104,10 @@ class Takeover:
                 fleet.launcher.pick_up(instance)
                 if not (old is not None and self._wait_on(instance, old)) and wanted and instance.down:
                     start += [instance] if instance.state.status == is_.STOPPED else []
-        known = {instance.cgroup for instance in fleet}
+        for other in others:
+            if (other.app, other.index) in seen and other.pid != seen[other.app, other.index].pid:
+                self._stop_other(other)
+        known = {instance.cgroup for instance in fleet.everything()}
         if whole:
             fleet.trees.clean(known)
             _end_forgotten(fleet, seen)
@@ -112,6 +122,20 @@ class Takeover:
 
     # --- what runs ---
 
+    def _stop_other(self, seen: "Observed") -> None:
+        """One half of a replacement that the earlier daemon was at: the other half is what goes on."""
+        app = self._fleet.apps.get(seen.app)
+        if app is None or seen.index not in app.instances:
+            return
+        instance = self._fleet.add_extra(app.instances[seen.index], seen.run)
+        if self._adopt(instance, seen):
+            if instance.state.status != is_.STOPPING:
+                self._fleet.send(instance, Stop())
+        elif self._has_left(instance, seen, []):
+            self._fleet.send(instance, Remains())
+        else:
+            self._fleet.drop_extra(instance)
+
     def _adopt(self, instance: "Instance", seen: "Observed") -> bool:
         """Go on with a main process that an earlier daemon started; False when it is not there any more."""
         fleet = self._fleet
@@ -122,7 +146,7 @@ class Takeover:
         if seen.cgroup and folder == seen.cgroup and os.path.isdir(folder):
             instance.cgroup, instance.limited = folder, instance.app.spec.limits
             instance.ooms = seen.ooms
-        elif seen.cgroup and descendants.born_as(main.pid) != (instance.app.spec.name, instance.index):
+        elif seen.cgroup and descendants.born_as(main.pid) != instance.owner:
             # The same number and start, but not where ours was: it cannot be proven to be ours.
             main.close()
             return False
@@ -195,7 +219,7 @@ class Takeover:
             if cgroup.is_populated(path):
                 instance.cgroup, instance.foreign = path, True
                 return True
-        child = self._guards.get((instance.app.spec.name, instance.index))
+        child = self._guards.get(instance.owner)
         if child is not None:
             # Started by a daemon that was killed before it could write so down.
             instance.session, instance.foreign = os.getsid(child), True
@@ -205,9 +229,9 @@ class Takeover:
         instance.session, instance.foreign = seen.session or seen.pid, True
         return not self._fleet.trees.is_empty(instance, {})
 
-    def _children_of_guard(self) -> dict[tuple[str, int], int]:
+    def _children_of_guard(self) -> "dict[Owner, int]":
         """Whose they are, where there are no cgroups that say so."""
-        found: dict[tuple[str, int], int] = {}
+        found: dict[Owner, int] = {}
         if self._guard.pid and not self._fleet.trees.cgroups.base:
             try:
                 for pid in descendants.children(self._guard.pid):
@@ -272,12 +296,12 @@ def _end_forgotten(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> N
     for (name, index), old in seen.items():
         main = process.adopt(old.pid, old.ticks) if (name, index) not in known and not old.cgroup else None
         if main is not None:
-            _kill_forgotten(main, name, index)
+            _kill_forgotten(main, (name, index, old.run))
             main.close()
 
 
-def _kill_forgotten(main: Process, name: str, index: int) -> None:
+def _kill_forgotten(main: Process, owner: "Owner") -> None:
     def is_still(pid: int) -> bool:
-        return main.signal(0) if pid == main.pid else descendants.is_of_session(pid, main.pid, name, index)
+        return main.signal(0) if pid == main.pid else descendants.is_of_session(pid, main.pid, owner)
 
-    descendants.kill_trees([main.pid, *descendants.in_session(main.pid, name, index)], is_still)
+    descendants.kill_trees([main.pid, *descendants.in_session(main.pid, owner)], is_still)

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from oxmgr.supervisor.instance import App, Instance
+    from oxmgr.supervisor.instance import App, Instance, Owner
     from oxmgr.supervisor.loop import Loop
 
 SPAWN_RUNGS = (
@@ -106,14 +106,14 @@ class Trees:
         """Of whom there are some, among those that came to us; looked at when it is first asked."""
         return Look(self._orphans)
 
-    def _owner(self, pid: int) -> tuple[str, int] | None:
+    def _owner(self, pid: int) -> "Owner | None":
         if pid in self.apart:
             return None
         try:
             owner = self._sessions.get(os.getsid(pid))
         except ProcessLookupError:
             return None
-        return descendants.born_as(pid) if owner is None else (owner.app.spec.name, owner.index)
+        return descendants.born_as(pid) if owner is None else owner.owner
 
     def is_empty(self, instance: "Instance", orphans: "Container[Instance]") -> bool:
         """Whether nothing but perhaps its main process lives of it. False too when that cannot be looked at."""
@@ -145,7 +145,7 @@ class Trees:
         """An earlier daemon's instance without a cgroup: its orphans are not ours. OSError."""
         if instance.cgroup or not instance.foreign:
             return []
-        found = descendants.in_session(instance.session, instance.app.spec.name, instance.index)
+        found = descendants.in_session(instance.session, instance.owner)
         return [pid for pid in found if pid not in self.mains]
 
     # --- signals ---
@@ -199,8 +199,7 @@ class Trees:
         stat = process.read_stat(pid)
         if stat is not None and int(stat[1]) == os.getpid():
             return True
-        spec = instance.app.spec
-        return instance.foreign and descendants.is_of_session(pid, instance.session, spec.name, instance.index)
+        return instance.foreign and descendants.is_of_session(pid, instance.session, instance.owner)
 
     # --- the end of a tree ---
 

@@ -36,6 +36,8 @@ def observed(instance: "Instance") -> messages.Observed:
         due=due,
         then=state.then,
         ooms=instance.ooms,
+        run=instance.run,
+        extra=instance.extra,
     )
 
 

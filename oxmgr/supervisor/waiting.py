@@ -69,7 +69,7 @@ class Waiting:
         """None: not decided yet. "": it is there. Else why it will not get there by itself, or not soon."""
         state, spec = instance.state, instance.app.spec
         if instance.app.instances.get(instance.index) is not instance:
-            return "" if goal == GONE else "it was deleted meanwhile"
+            return "" if goal == GONE else "it was deleted meanwhile" if instance.gone else "it was replaced meanwhile"
         if goal == GONE:
             return (instance.stuck or None) if instance.leaving else "it was asked for again meanwhile"
         if self._fleet.is_held(instance):

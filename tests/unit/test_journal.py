@@ -39,8 +39,8 @@ def test_the_journal_does_not_grow_for_ever_and_keeps_the_last_of_each(
         journal.add(seen)
         largest = max(largest, path.stat().st_size)
     assert JOURNAL_LIMIT < largest < JOURNAL_LIMIT + 2000
-    found, same_boot = Journal(str(path), loop, health).load()
-    assert (found, same_boot) == (last, True)
+    found, others, same_boot = Journal(str(path), loop, health).load()
+    assert (found, others, same_boot) == (last, [], True)
     assert health.warnings() == []
 
 

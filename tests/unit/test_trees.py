@@ -120,9 +120,9 @@ def test_an_orphan_is_its_instances_by_what_it_was_born_as(walk: Fleet, tmp_path
 def test_whose_an_orphan_is_is_looked_up_once_until_its_number_is_anothers() -> None:
     asked: list[int] = []
 
-    def owner(pid: int) -> tuple[str, int]:
+    def owner(pid: int) -> tuple[str, int, int]:
         asked.append(pid)
-        return "app", 0
+        return "app", 0, 0
 
     instance = Instance(App(Spec("app", "x", ["x"], "/"), b""), 0)
     before = dict.fromkeys(children(), instance)
@@ -144,7 +144,7 @@ def test_whose_an_orphan_is_is_looked_up_once_until_its_number_is_anothers() -> 
 def test_a_main_process_is_no_orphan_although_it_was_taken_for_one() -> None:
     instance = Instance(App(Spec("app", "x", ["x"], "/"), b""), 0)
     mains = dict.fromkeys(children(), instance)
-    orphans = Orphans(mains, lambda pid: ("app", 0))
+    orphans = Orphans(mains, lambda pid: ("app", 0, 0))
     with running("sleep", "1000") as child:
         assert orphans.look() and orphans.of(instance) == [child.pid]
         mains[child.pid] = instance
@@ -155,7 +155,7 @@ def test_a_main_process_is_no_orphan_although_it_was_taken_for_one() -> None:
 
 def test_whoever_is_nobodys_is_asked_about_again() -> None:
     instance = Instance(App(Spec("app", "x", ["x"], "/"), b""), 0)
-    owners: list[tuple[str, int] | None] = [None, None, ("app", 0)]
+    owners: list[tuple[str, int, int] | None] = [None, None, ("app", 0, 0)]
     orphans = Orphans(dict.fromkeys(children(), instance), lambda pid: owners.pop(0))
     with running("sleep", "1000") as child:
         assert orphans.look() and orphans.look() and orphans.of(instance) == []
