@@ -77,7 +77,7 @@ def bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bash:
 
 def test_bash_offers_the_commands(bash: Bash) -> None:
     assert bash("") == sorted([*(command.name for command in COMMANDS), "help"])
-    assert bash("re") == ["reset", "restart"]
+    assert bash("re") == ["reload", "reset", "restart"]
     assert bash("nosuch") == []
     assert bash("help", "va") == ["validate"]
 
