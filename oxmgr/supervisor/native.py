@@ -78,6 +78,8 @@ def spawn(
     limits: list[int],
     umask: int,
     *,
+    numbers: "list[int] | None" = None,
+    pid_names: bytes = b"",
     cgroup: int = -1,
     network: int = -1,
     mounts: bytes = b"",
@@ -96,12 +98,16 @@ def spawn(
     # What a pointer of the request leads to has to live until the call has come back.
     kept = [ffi.from_buffer("char[]", text) for text in (argv, env, base, mounts)]
     kept += [ffi.new("char[]", folder), ffi.new("int[]", fds), ffi.new("uint64_t[]", limits)]
-    kept.append(ffi.new("int[]", groups or []))
+    kept += [ffi.new("int[]", groups or []), ffi.from_buffer("char[]", pid_names)]
     request = ffi.new("struct ox_request *")
     request.argv, request.env, request.base, request.mounts = kept[:4]
     request.argv_size, request.env_size, request.base_size = len(argv), len(env), len(base)
     request.mounts_size = len(mounts)
-    request.folder, request.fds, request.limits, request.groups = kept[4:]
+    request.folder, request.fds, request.limits, request.groups = kept[4:8]
+    request.pid_names, request.pid_names_size = kept[8], len(pid_names)
+    if numbers is not None:
+        kept.append(ffi.new("int[]", numbers))
+        request.numbers = kept[-1]
     request.nfds, request.nlimits, request.ngroups = len(fds), len(limits) // 3, len(groups or ())
     request.mask, request.cgroup, request.network = umask, cgroup, network
     request.nice = lib.OX_UNSET if nice is None else nice
