@@ -61,6 +61,10 @@ IN_CHILD static int number_of(const struct ox_request *request, size_t i) {
 IN_CHILD static int place_fds(const struct ox_request *request) {
     int from[OX_FDS_MOST];
     const size_t count = request->nfds;
+    if (count > OX_FDS_MOST) {
+        errno = EMFILE;
+        return -1;
+    }
     const int above = count ? number_of(request, count - 1) + 1 : 0;
     for (size_t i = 0; i < count; i++) {
         from[i] = request->fds[i];

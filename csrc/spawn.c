@@ -241,7 +241,7 @@ static int rise(const struct ox_request *request) {
     for (size_t i = 0; request->numbers && i < request->nfds; i++)
         if (request->numbers[i] < 0 || (i && request->numbers[i] <= request->numbers[i - 1]))
             return 0;
-    return request->nfds <= OX_FDS_MOST;
+    return 1;
 }
 
 /* A child that changes its user takes the right to look into our memory from our own user (commit_creds in

@@ -133,7 +133,8 @@ def test_a_child_gets_fds_at_their_numbers_and_nothing_between(rung: int) -> Non
     with open(reading, "rb") as file:
         got = file.read()
     assert wait(pid, pidfd) == (0, None)
-    assert got == b"file2 file0 file1 ['0', '1', '2', '3', '7', '300', '4']", got
+    # 4 is the listing's own.
+    assert got == b"file2 file0 file1 ['0', '1', '2', '3', '4', '7', '300']", got
     for fd in [*fds, null]:
         os.close(fd)
 
@@ -199,7 +200,7 @@ def test_fds_that_are_each_others_places_are_not_lost(rung: int) -> None:
         (["true"], {"folder": b"/nowhere"}, "change to the folder", errno.ENOENT),
         (["true"], {"folder": b"/etc/passwd"}, "change to the folder", errno.ENOTDIR),
         (["true"], {"fds": [0, 1, 999]}, "place the file descriptors", errno.EBADF),
-        (["true"], {"fds": [0] * 17}, "place the file descriptors", errno.EMFILE),
+        (["true"], {"fds": [0] * 513}, "place the file descriptors", errno.EMFILE),
         (["true"], {"limits": [resource.RLIMIT_NOFILE, 9, 5]}, "set the resource limits", errno.EINVAL),
         (["x" * 300], {}, "execute", errno.ENOENT),
     ],
