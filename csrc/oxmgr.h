@@ -106,6 +106,10 @@ int ox_reap(struct ox_exit *exits, int room);
  * -EAGAIN: it has not been reaped yet. Other errors: this kernel cannot tell. */
 int ox_pidfd_exit(int pidfd, struct ox_exit *exit);
 
+/* A copy, close-on-exec, of an fd of another process; the right to trace that one is needed (pidfd_getfd(2), Linux 5.6).
+ */
+int ox_pidfd_getfd(int pidfd, int fd);
+
 /* Blocks the signals and returns a non-blocking, close-on-exec signalfd for them, or -errno. */
 int ox_signalfd(const int *signals, int count);
 

@@ -15,6 +15,7 @@ from oxmgr.config.lines import Path, find_lines, find_octals
 from oxmgr.config.logs import make_logs
 from oxmgr.config.ready import ready_error
 from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_caller
+from oxmgr.config.sockets import check_sockets
 from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.graph import find_cycle, start_order
 from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
@@ -247,6 +248,8 @@ class _Oxfile:
         if command and wrong.isdisjoint(WHICH_PROGRAM):
             self.check_program(command[0], folder, env, merged["command",].where)
         self.check_reachable(read, merged)
+        if ("listen",) not in wrong:
+            check_sockets(read, command, self.caller, lambda message, key: self.fail(merged[key,].where, message))
         if command and "ready" in read:
             wrong_ready = ready_error(str(read["ready"]), command[0], command[1])
             if wrong_ready:

@@ -175,7 +175,8 @@ class InstanceView(Struct):
     and `tasks` are the tree's, read by whoever shows them, null where they are unknown. `signal` is the name
     of the one that ended the last main process, else null. `cgroup` is its folder in cgroup v2, null without one;
     `oom_kills` how often the kernel killed of it because memory had run out, since the last reset; `limits` those that
-    are set; `warnings` what of its limits and sandbox this host does not hold.
+    are set; `warnings` what of its limits and sandbox this host does not hold;
+    `sockets` the addresses that are held for it; `status_text` what it says itself of how it is (STATUS of sd_notify).
     """
 
     name: str
@@ -204,6 +205,8 @@ class InstanceView(Struct):
     oom_kills: int = 0
     limits: dict[str, float | str] = {}
     warnings: list[str] = []
+    sockets: list[str] = []
+    status_text: str = ""
 
 
 class Instances(Struct, tag="instances"):

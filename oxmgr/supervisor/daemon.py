@@ -17,6 +17,7 @@ from oxmgr.supervisor.cgroup import open_cgroups
 from oxmgr.supervisor.commands import Commands
 from oxmgr.supervisor.control import Server
 from oxmgr.supervisor.desired import Desired
+from oxmgr.supervisor.endpoints import Endpoints
 from oxmgr.supervisor.events import Events
 from oxmgr.supervisor.files import Health
 from oxmgr.supervisor.fleet import Fleet
@@ -108,7 +109,8 @@ def _set_up(
     cgroups = open_cgroups(places.state)
     trees = Trees(cgroups, loop)
     outputs = Outputs(loop, places, background, log, guard)
-    launcher = Launcher(places, loop, background, trees, outputs, given)
+    endpoints = Endpoints(loop, places, guard, trees, log)
+    launcher = Launcher(places, loop, background, trees, outputs, given, endpoints)
     fleet = Fleet(loop, journal, events, trees, launcher, places, background)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
     handover = Handover(loop, desired, launcher, guard, log, lock, given, options)

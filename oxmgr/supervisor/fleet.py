@@ -86,6 +86,8 @@ class Fleet:
         self._sinking: set[Instance] = set()
         trees.emptied = self._emptied
         launcher.later = self.send
+        launcher.endpoints.send = self.send
+        self.probes.held = launcher.endpoints.sockets.inodes
         launcher.claim = self._claim
         launcher.beside = self._beside
         self._unclaimed: dict[int, tuple[int | None, int | None]] = {}
@@ -302,6 +304,7 @@ class Fleet:
             self.launcher.put_away(instance)
         self._soft.update(instance)
         self.probes.update(instance)
+        self.launcher.endpoints.update(instance)
 
     def _carry_out(self, instance: Instance, effect: Effect) -> Event | None:
         """A fault in it must not leave the instance between two states: a start has failed then, and a stop is tried
@@ -317,6 +320,8 @@ class Fleet:
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
+            if self.launcher.endpoints.send_shutdown(instance):
+                return None
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()

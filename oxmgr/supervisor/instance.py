@@ -6,6 +6,8 @@ from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from oxmgr.supervisor.endpoints import Ends
+
     Owner = tuple[str, int, int]
     """An app's name, an instance's number, and its run: what a process is born with."""
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.native import Child
     from oxmgr.supervisor.outputs import Direct, Output
     from oxmgr.supervisor.process import Process
+    from oxmgr.supervisor.sockets import Held
 
 
 NO_MARKS: dict[str, int] = {}
@@ -27,12 +30,13 @@ class Instance:
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
     `pending`: a start is being prepared, `spawning` is the child that a thread makes, `outputs` what its fds 1 and 2
     go to (`wired`: by what its spec said then), `warnings` what of its spec this host does not hold, `marks` where in
-    its log files this run begins. The fleet's: the others; `extra`: it is not the one that users see, but one that it
-    has replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
+    its log files this run begins, `ends` our ends of what else it was born with. The fleet's: the others; `extra`: it
+    is not the one that users see, but one that it has replaced, or that is to replace it; `gone`: it was removed;
+    `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
-        *("app", "cgroup", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
+        *("app", "cgroup", "ends", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
         *("extra", "run", "timer", "warnings", "wired", "worn"),
     )
@@ -56,6 +60,7 @@ class Instance:
         self.spawning: Child | None = None
         self.stuck = ""
         self.outputs: dict[int, Output | Direct] = {}
+        self.ends: Ends | None = None
         self.wired: object = None
         self.warnings: list[str] = []
         self.marks: dict[str, int] = NO_MARKS
@@ -90,11 +95,13 @@ class Instance:
 
 
 class App:
-    """`environ` is what its starter had, as NUL-terminated `KEY=value`."""
+    """`environ` is what its starter had, as NUL-terminated `KEY=value`. `sockets` are those that are held for it, by
+    place and owner (oxmgr.supervisor.sockets), or None."""
 
-    __slots__ = ("environ", "instances", "spec")
+    __slots__ = ("environ", "instances", "sockets", "spec")
 
     def __init__(self, spec: Spec, environ: bytes) -> None:
         self.spec = spec
         self.environ = environ
         self.instances: dict[int, Instance] = {}
+        self.sockets: dict[tuple[str, int], Held] | None = None

@@ -139,6 +139,11 @@ def pidfd_exit(pidfd: int) -> tuple[int | None, int | None]:
     return (None, one.signal) if one.signal else (one.code, None)
 
 
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A copy of another process's fd. OSError, also where this user or kernel may not."""
+    return _check(lib.ox_pidfd_getfd(pidfd, fd))
+
+
 def signalfd(signals: list[int]) -> int:
     return _check(lib.ox_signalfd(signals, len(signals)))
 

@@ -117,6 +117,9 @@ class Takeover:
                     tell(f"{path} holds an app that no state file knows; to end it: echo 1 > {path}/cgroup.kill")
         for instance, old, left in ended:
             self._loop.call(self._ended_meanwhile, instance, old, left)
+        for instance in list(fleet):
+            if instance.state.desired and (instance in start or not instance.down):
+                fleet.launcher.endpoints.claim(instance)
         fleet.bring_down(stop, Stop())
         return start
 
@@ -163,6 +166,7 @@ class Takeover:
         else:
             ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
             fleet.send(instance, Adopted(main.pid, age, ready))
+        fleet.launcher.endpoints.adopt(instance)
         return True
 
     def _stopping(self, instance: "Instance", seen: "Observed", age: float) -> State:

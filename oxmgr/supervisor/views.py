@@ -7,6 +7,7 @@ from oxmgr.model import status as is_
 from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import log_paths
 from oxmgr.supervisor.limits import wanted
+from oxmgr.supervisor.sockets import held_places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,4 +76,6 @@ def view(instance: "Instance", places: "Places", health: str | None) -> messages
             *instance.warnings,
             *(output.trouble for output in dict.fromkeys(instance.outputs.values()) if output.trouble),
         ],
+        sockets=held_places(instance),
+        status_text=instance.ends.notify.text if instance.ends is not None and instance.ends.notify is not None else "",
     )
