@@ -23,7 +23,7 @@ import _prctl
 import pytest
 
 from oxmgr.client.connection import Connection, NoDaemon, connect
-from oxmgr.client.launch import daemon_argv
+from oxmgr.client.launch import daemon_argv, guard_argv
 from oxmgr.model.messages import Apply, Change, Done, GetInstances, Instances, InstanceView, StopDaemon
 from oxmgr.model.places import Places, find_places
 from oxmgr.model.spec import Spec
@@ -125,10 +125,11 @@ class Home:
         self.wrap: list[str] = []
         self.connections: list[Connection] = []
 
-    def start_daemon(self, *, nofile: int | None = None, hold: bool = False) -> int:
-        """The pid of a daemon that answers; `wrap` is what it is started by."""
+    def start_daemon(self, *, nofile: int | None = None, hold: bool = False, guard: bool = False) -> int:
+        """The pid of a daemon that answers, or of its guard; `wrap` is what it is started by."""
         reading, told = os.pipe()
-        argv = [*self.wrap, *daemon_argv(told=told, hold=int(hold))]
+        argv = guard_argv(told, hold=int(hold)) if guard else daemon_argv(told=told, hold=int(hold))
+        argv = [*self.wrap, *argv]
         if nofile is not None:
             argv = ["sh", "-c", f'ulimit -n {nofile}; exec "$@"', "sh", *argv]
         self.daemon = subprocess.Popen(argv, env=self.env, pass_fds=[told], stdin=subprocess.DEVNULL)
@@ -184,6 +185,21 @@ class Home:
         except AssertionError as error:
             raise AssertionError(f"{error}: {last}") from None
         return last[0]
+
+    def replace_daemon(self) -> None:
+        """Kill the one that a guard has started, and wait for the next one's answer."""
+        pid = self.connect().daemon.pid
+        os.kill(pid, signal.SIGKILL)
+
+        def answers() -> bool:
+            try:
+                connection = connect(self.places)
+            except NoDaemon:
+                return False
+            connection.close()
+            return connection.daemon.pid != pid
+
+        wait_until(answers, "the guard to start another daemon")
 
     def kill_daemon(self) -> None:
         assert self.daemon is not None
