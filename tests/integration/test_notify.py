@@ -79,7 +79,9 @@ def test_who_is_not_ready_in_time_is_stopped_and_may_ask_for_more_time(home: Hom
 
 def test_a_child_of_the_app_is_believed_and_a_stranger_is_not(home: Home) -> None:
     go = home.folder / "go"
-    script = f"wait_for({str(go)!r})\nif not os.fork():\n    os.setsid(); say('READY=1'); barrier(); os._exit(0)" + FOREVER
+    script = (
+        f"wait_for({str(go)!r})\nif not os.fork():\n    os.setsid(); say('READY=1'); barrier(); os._exit(0)" + FOREVER
+    )
     later(home, app(home, script))
     wait_until(lambda: "app" in home.views(), "it to be there")
     pid = home.until("app", lambda view: view.pid).pid
