@@ -190,8 +190,8 @@ def test_another_user_can_reach_it(home: Home) -> None:
     spec = app(home, "say('READY=1')" + FOREVER)
     spec = replace(spec, argv=[PYTHON, *spec.argv[1:]], working_dir="/")
     os.chmod(home.folder, 0o711)
-    nobody = {"uid": 65534, "gid": 65534}
-    for sandbox in (Sandbox(**nobody), Sandbox(private_tmp=True), Sandbox(**nobody, private_tmp=True)):
+    nobody = Sandbox(uid=65534, gid=65534)
+    for sandbox in (nobody, Sandbox(private_tmp=True), replace(nobody, private_tmp=True)):
         done = home.apply(replace(spec, sandbox=sandbox))
         assert not done.failed, (sandbox, done.failed, home.log("app", "err"))
 

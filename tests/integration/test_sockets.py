@@ -68,11 +68,9 @@ def ask(address: tuple[str, int] | str) -> tuple[str, int]:
 
 def held(pid: int) -> list[str]:
     """What a process has as fds 3 and up that are sockets."""
-    found = []
-    for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
-        if fd >= 3 and os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
-            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return found
+    folder = f"/proc/{pid}/fd"
+    links = [os.readlink(f"{folder}/{fd}") for fd in sorted(map(int, os.listdir(folder))) if fd >= 3]
+    return [link for link in links if link.startswith("socket:")]
 
 
 def test_an_app_gets_each_kind_in_order_with_its_name(home: Home) -> None:
@@ -96,7 +94,7 @@ def test_an_app_gets_each_kind_in_order_with_its_name(home: Home) -> None:
 
 def test_nobody_is_refused_over_crashes_and_restarts(home: Home) -> None:
     port = free_port()
-    home.apply(server(home, f"127.0.0.1:{port}"))
+    home.apply(server(home, f"127.0.0.1:{port}", restart_delay_max_ms=0))
     pids = set()
     for _ in range(20):
         pid = home.pid("web")
