@@ -111,11 +111,12 @@ class Sockets:
                 _listen(held.fd, app.spec.backlog)
 
     def put_away(self, instance: "Instance") -> None:
-        """It is down: so its own go, and those of all its app when nobody of it is up or about to be."""
+        """It is down: so those of its number go, and those of all its app when nobody of it is up or about to be."""
         app = instance.app
         if app.sockets:
-            idle = not any(_has_use(one) for one in app.instances.values())
-            self._close(app, [key for key in app.sockets if key[1] == instance.index or idle])
+            in_use = {number for number, one in app.instances.items() if _has_use(one)}
+            idle = {SHARED, instance.index} if not in_use else {instance.index} - in_use
+            self._close(app, [key for key in app.sockets if key[1] in idle])
 
     def inodes(self, instance: "Instance") -> set[int]:
         return {one.inode for one in (instance.app.sockets or {}).values()}
