@@ -15,7 +15,7 @@ from oxmgr.model.spec import Spec
 from oxmgr.supervisor.channels import NodeChannel, ReadyPipe, make_channel, make_pipe
 from oxmgr.supervisor.node import SPARE, SPARE_MOST, Preload
 from oxmgr.supervisor.notify import Notify, Shared
-from oxmgr.supervisor.process import StartError
+from oxmgr.supervisor.process import Process, StartError, adopt
 from oxmgr.supervisor.reach import notify_place
 from oxmgr.supervisor.sockets import Held, Refused, Sockets, addresses
 
@@ -262,6 +262,19 @@ class Endpoints:
         ends = instance.ends
         told = instance.app.spec.shutdown_with_message and ends is not None and ends.channel is not None
         return told and ends is not None and ends.channel is not None and ends.channel.send_shutdown()
+
+    def successor(self, instance: "Instance") -> Process | None:
+        """The process that goes on in the place of its main one, which has ended: MAINPID of sd_notify(3)."""
+        notify = None if instance.ends is None else instance.ends.notify
+        if notify is None or instance.state.status not in (is_.STARTING, is_.RUNNING):
+            return None
+        notify.catch_up()
+        main = adopt(*notify.main)
+        if main is not None and not main.child:
+            # Its parent lives, and would be told of its end instead of us.
+            main.close()
+            return None
+        return main
 
     def relisten(self, instance: "Instance") -> None:
         if instance.app.sockets:

@@ -36,7 +36,7 @@ from oxmgr.supervisor import native
 from oxmgr.supervisor.chores import Chores
 from oxmgr.supervisor.instance import App, Instance
 from oxmgr.supervisor.probes import Probes
-from oxmgr.supervisor.process import write_stdin
+from oxmgr.supervisor.process import start_ticks, write_stdin
 from oxmgr.supervisor.soft_limits import SoftLimits
 from oxmgr.supervisor.views import observed, view
 
@@ -407,7 +407,18 @@ class Fleet:
         self.trees.let_go(instance)
 
     def _ended_here(self, instance: Instance, code: int | None, number: int | None, look: "Look") -> None:
-        self.ended(instance, code, number, empty=self.trees.is_empty(instance, look))
+        if not self._goes_on(instance):
+            self.ended(instance, code, number, empty=self.trees.is_empty(instance, look))
+
+    def _goes_on(self, instance: Instance) -> bool:
+        """Whether another process is its main one from now on."""
+        main = self.launcher.endpoints.successor(instance)
+        if main is None:
+            return False
+        self.trees.take(instance, main)
+        instance.ticks = start_ticks(main.pid)
+        self.take_up(instance, replace(instance.state, pid=main.pid))
+        return True
 
     def _claim(self, instance: Instance) -> None:
         """A thread's start is known now; its end may have come before."""

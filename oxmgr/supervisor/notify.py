@@ -22,6 +22,7 @@ from _socket import (
 from oxmgr.lifecycle.machine import Event, Extended, Failing, Ready
 from oxmgr.model import status as is_
 from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.process import start_ticks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,12 +77,14 @@ class Shared:
 
 class Notify:
     """The socket of an instance: `place` is its NOTIFY_SOCKET, a path or @ and an abstract name. `text` is what its
-    STATUS was, `stored` what it has left with us: (name, fd, its name with the guard) each."""
+    STATUS was, `stored` what it has left with us: (name, fd, its name with the guard) each, `main` the pid of its
+    MAINPID and when that began, in clock ticks after boot."""
 
     def __init__(self, shared: Shared, instance: "Instance", place: str) -> None:
         self.place = place
         self.text = ""
         self.stored: list[tuple[str, int, str]] = []
+        self.main = (0, 0)
         self._shared = shared
         self._instance = instance
         self._kept = f"{instance.folder}.notify"
@@ -117,6 +120,7 @@ class Notify:
         self.stop_listening()
         self._receive()
         self.text = ""
+        self.main = (0, 0)
         self._told.clear()
         self._period = self._instance.app.spec.watchdog_secs or 0.0
 
@@ -135,6 +139,11 @@ class Notify:
         if self._watched:
             self._watched = False
             self._shared.loop.remove(self._socket.fileno())
+
+    def catch_up(self) -> None:
+        """With what it has said, and nobody has heard yet."""
+        if self._watched:
+            self._receive()
 
     def update(self) -> None:
         """Its status has changed."""
@@ -209,6 +218,8 @@ class Notify:
             self._heard = time.monotonic()
         elif said.get(b"WATCHDOG") == b"trigger":
             send(instance, Failing("it says itself that it does not do its work (WATCHDOG=trigger)"))
+        if said.get(b"MAINPID", b"").isdigit():
+            self._set_main(int(said[b"MAINPID"][:9]))
         if b"EXTEND_TIMEOUT_USEC" in said:
             send(instance, Extended(_seconds(said[b"EXTEND_TIMEOUT_USEC"])))
         if said.get(b"RELOADING") == b"1":
@@ -220,6 +231,12 @@ class Notify:
         if said.get(b"READY") == b"1":
             self.text = "" if self.text == "reloading" and b"STATUS" not in said else self.text
             send(instance, Ready())
+
+    def _set_main(self, pid: int) -> None:
+        if self._shared.trees.has(self._instance, pid):
+            self.main = (pid, start_ticks(pid))
+        else:
+            self._tell("main", f"pid {pid} of its MAINPID is none of its processes")
 
     def _tell(self, what: str, text: str) -> None:
         """Once in the life of a process."""

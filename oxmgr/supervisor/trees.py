@@ -132,7 +132,8 @@ class Trees:
         if instance.cgroup:
             folder = cgroup.folder_of(pid, self.cgroups.mount)
             return folder == instance.cgroup or folder.startswith(f"{instance.cgroup}/")
-        return main is not None and descendants.comes_of(pid, main.pid)
+        # As long as it is a session's number, it is no other process's.
+        return instance.session > 0 and descendants.comes_of(pid, instance.session)
 
     def pids(self, instance: "Instance") -> list[int]:
         """All of its tree that can be found, the main process first."""

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -377,7 +379,7 @@ def test_nobody_is_refused_while_instances_are_killed(home: Home, script: str, k
     finally:
         load.end()
     print(f"{load.answered} answered, {load.cut} cut off, {len(load.refused)} refused")
-    assert load.refused == [] and load.answered > kills and len(load.by) > 10
+    assert load.refused == [] and load.answered > kills and len(load.by) > kills // 4
 
 
 NEXT = {
@@ -390,19 +392,29 @@ def test_next(home: Home) -> None:
     next_program = Path(APPS) / "node_modules/next/dist/bin/next"
     if not APPS or not next_program.exists():
         pytest.skip("NODE_APPS names no folder that has it")
-    import subprocess
+    # Beside its libraries: they may not lie above the folder that is built.
+    folder = Path(tempfile.mkdtemp(dir=APPS))
+    try:
+        build_next(next_program, folder)
+        serve_next(home, next_program, folder)
+    finally:
+        home.apply(prune=True)
+        shutil.rmtree(folder)
 
-    folder = home.folder / "site"
-    (folder / "pages").mkdir(parents=True)
-    (folder / "node_modules").symlink_to(f"{APPS}/node_modules")
+
+def build_next(program: Path, folder: Path) -> None:
+    (folder / "pages").mkdir()
     for name, text in NEXT.items():
         (folder / name).write_text(text)
     build = subprocess.run(
-        ["node", str(next_program), "build"], cwd=folder, capture_output=True, text=True, timeout=300
+        ["node", str(program), "build"], cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
     assert build.returncode == 0, build
+
+
+def serve_next(home: Home, program: Path, folder: Path) -> None:
     port = free_port()
-    argv = ["node", str(next_program), "start", "-p", str(port)]
+    argv = ["node", str(program), "start", "-p", str(port)]
     spec = Spec("web", "next start", argv, str(folder), listen=[f"[::]:{port}"], ready="listen", restart_delay_max_ms=0)
     assert not home.apply(spec).failed, home.log("web", "err")
     load = Load(port, 2)

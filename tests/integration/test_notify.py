@@ -209,6 +209,21 @@ def test_a_starting_app_is_waited_for_by_the_next_daemon(empty_home: Home) -> No
     assert (view.pid, view.status_text) == (pid, "late")
 
 
+def test_a_main_process_can_name_another_that_goes_on(home: Home) -> None:
+    script = """
+child = os.fork()
+if child:
+    say(f"MAINPID={child}\\nREADY=1"); barrier(); os._exit(0)
+"""
+    home.apply(app(home, script + FOREVER, restart=NEVER))
+    stat = home.until("app", lambda view: Path(f"/proc/{view.pid}/stat").read_text().split()[5] != str(view.pid))
+    view = home.views()["app"]
+    assert (view.pid, view.status, view.restarts) == (stat.pid, "running", 0)
+    os.kill(stat.pid or 0, 9)
+    view = home.until("app", lambda view: view.status == "exited")
+    assert view.signal == "SIGKILL"
+
+
 def test_what_was_left_with_a_daemon_that_died_comes_back(empty_home: Home) -> None:
     home, out = empty_home, empty_home.folder / "out"
     home.start_daemon(guard=True)
