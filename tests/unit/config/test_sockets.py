@@ -63,7 +63,7 @@ def test_each_spelling_means_one_address(written: str, meant: str) -> None:
     ],
 )
 def test_what_is_no_address_is_told(written: str, told: str) -> None:
-    with pytest.raises(ValueError, match=".") as raised:
+    with pytest.raises(ValueError, match=r".") as raised:
         read_listen(written, "/folder", {})
     assert told in str(raised.value) and len(str(raised.value)) < 250
 
