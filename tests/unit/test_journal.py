@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from oxmgr.model.messages import Event, Observed
-from oxmgr.supervisor.files import Health
-from oxmgr.supervisor.journal import EVENTS_LIMIT, JOURNAL_LIMIT, EventFile, Journal
+from oxmgr.supervisor.eventfile import EVENTS_LIMIT, EventFile
+from oxmgr.supervisor.health import Health
+from oxmgr.supervisor.journal import JOURNAL_LIMIT, Journal
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import Loop
 
@@ -71,16 +72,16 @@ def test_what_was_deleted_is_forgotten(tmp_path: Path, loop: Loop, health: Healt
 
 
 def test_events_are_two_files_of_a_bounded_size_and_the_recent_ones_are_the_last(
-    tmp_path: Path, health: Health
+    tmp_path: Path, loop: Loop, health: Health
 ) -> None:
     path = tmp_path / "events"
-    events = EventFile(str(path), health)
+    events = EventFile(str(path), loop, health)
     count = 0
     while not (tmp_path / "events.1").exists() or path.stat().st_size < 100_000:
         count += 1
         events.add(Event(count, 0.0, "started", "app", "app:1", reason="x" * 200))
     assert path.stat().st_size + (tmp_path / "events.1").stat().st_size < 2 * EVENTS_LIMIT + 1000
-    recent = EventFile(str(path), health).recent()
+    recent = EventFile(str(path), loop, health).recent()
     assert len(recent) > 100
     assert [event.seq for event in recent] == list(range(count - len(recent) + 1, count + 1))
 
