@@ -65,12 +65,13 @@ def main(options: dict[str, str]) -> int:
         places = find_places(dict(os.environ), os.getuid())
         if "check" in options:
             return say_check(places)
-        _make_folders(places, int(options.get("group", "-1")))
+        _make_folders(places)
         log = Log(places.daemon_log)
         guard.say = log
         guard.fetch()
         first = guard.claim("told")
         told = first if first >= 0 else told
+        _make_run_folder(places, int(options.get("group", "-1")))
         lock = _take_lock(places, guard, int(options.get("lock", "-1")))
         state_lock = _lock_state(places)
         run = _set_up(places, options, lock, state_lock, log, guard, hold=told >= 0 and options.get("hold") == "1")
@@ -171,7 +172,15 @@ def _set_up(
     return run
 
 
-def _make_folders(places: Places, group: int) -> None:
+def _make_folders(places: Places) -> None:
+    for folder in (places.state, places.logs):
+        try:
+            os.makedirs(folder, 0o700, exist_ok=True)
+        except OSError:
+            continue  # supervision needs neither; who writes there tries again, and says so
+
+
+def _make_run_folder(places: Places, group: int) -> None:
     try:
         os.makedirs(places.run, 0o700, exist_ok=True)
     except OSError as error:
@@ -179,11 +188,6 @@ def _make_folders(places: Places, group: int) -> None:
     if group >= 0:
         os.chown(places.run, -1, group)
         os.chmod(places.run, 0o750)
-    for folder in (places.state, places.logs):
-        try:
-            os.makedirs(folder, 0o700, exist_ok=True)
-        except OSError:
-            continue  # supervision needs neither; who writes there tries again, and says so
 
 
 def _no_run_folder(places: Places, error: OSError) -> CannotStart:
