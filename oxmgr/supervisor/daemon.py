@@ -29,6 +29,7 @@ from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.process import read_stat
+from oxmgr.supervisor.spare import Spare
 from oxmgr.supervisor.takeover import Takeover, restore
 from oxmgr.supervisor.trees import Trees
 from oxmgr.supervisor.views import observed
@@ -113,9 +114,9 @@ def _set_up(
     if not log.works:
         health.tell(f"{places.daemon_log} cannot be written: what the daemon itself has to say is told here alone")
     # Whoever cannot read what a later version wrote ends here, before anything is touched.
-    desired = Desired(places.desired, loop, background, health)
+    desired = Desired(places.desired, loop, background, health, Spare("desired", guard))
     whole = desired.load()
-    journal = Journal(places.journal, loop, health)
+    journal = Journal(places.journal, loop, health, Spare("journal", guard))
     seen, same_boot = journal.load()
     events = Events(EventFile(places.events, loop, health), log)
     # Without a state folder nothing is known of an earlier daemon either.

@@ -2,7 +2,7 @@
 
 A change is a function on a Draft. Changes that come while one is being written go to the disk together with the next.
 The writing waits for the disk, so it is background work. What cannot be written is desired all the same: it is in
-memory, and goes to the disk as soon as it can.
+memory, the guard has a copy, and it goes to the disk as soon as it can.
 """
 
 import time
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.background import Background
     from oxmgr.supervisor.health import Health
     from oxmgr.supervisor.loop import Loop, Timer
+    from oxmgr.supervisor.spare import Spare
 
 UNSAVED = "what was changed is done, but it is lost if this daemon ends before"
 
@@ -69,7 +70,7 @@ class Draft:
 class Desired:
     """`apps` and `environs` are what is desired; `saved` says whether the disk has it."""
 
-    def __init__(self, path: str, loop: "Loop", background: "Background", health: "Health") -> None:
+    def __init__(self, path: str, loop: "Loop", background: "Background", health: "Health", spare: "Spare") -> None:
         self.apps: dict[str, SavedApp] = {}
         self.environs: dict[str, bytes] = {}
         self.saved = True
@@ -79,6 +80,7 @@ class Desired:
         self._loop = loop
         self._background = background
         self._health = health
+        self._spare = spare
         self._waiting: list[tuple[Callable[[Draft], None], Callable[[OSError | None], None]]] = []
         self._writing: list[Callable[[OSError | None], None]] = []
         self._busy = False
@@ -88,19 +90,27 @@ class Desired:
     def load(self) -> bool:
         """Whether all of it could be read, so that what is not in it is not desired. When it could not, the one before
         is taken, and written in its place. Raises Newer when a later version wrote it."""
-        latest = self._read(self._path)
-        if latest.wrong is None:
-            self.apps, self.environs = latest.apps, latest.environs
-            return not self._health.has_aside(self._path)
-        before = self._read(self._before)
-        chosen = choose(latest, before)
+        chosen = latest = self._read(self._path)
+        self._whole = latest.wrong is None
+        unwritten = self._unwritten()
+        if unwritten is not None:
+            chosen = unwritten
+        elif not self._whole:
+            before = self._read(self._before)
+            chosen = choose(latest, before)
+            if chosen is before:
+                self._health.tell(
+                    f"{self._path}: {latest.wrong}; what was desired before the last change is desired again"
+                )
         self.apps, self.environs = chosen.apps, chosen.environs
-        if chosen is before:
-            self._health.tell(f"{self._path}: {latest.wrong}; what was desired before the last change is desired again")
-        self._whole = False
-        if chosen.apps:
+        if chosen is unwritten or (not self._whole and chosen.apps):
             self._write_next()
-        return False
+        return chosen.wrong is None and chosen in (latest, unwritten) and not self._health.has_aside(self._path)
+
+    def _unwritten(self) -> Snapshot | None:
+        data = self._spare.claim()
+        found = None if data is None else unpack(data)
+        return found if found is not None and found.wrong is None else None
 
     def _read(self, path: str) -> Snapshot:
         data = self._health.read(path)
@@ -135,17 +145,24 @@ class Desired:
             self._writing.append(done)
         self._waiting = []
         self._busy = True
+        self.saved = False
         data = self._draft.pack()
         # A snapshot that is not whole must not take the place of the one before.
         before = self._health.due_aside(self._path) or (self._before if self._whole else "")
-        self._background.run(lambda: write_safely(self._path, data, before), self._on_written)
+        self._background.run(
+            lambda: write_safely(self._path, data, before), lambda error: self._on_written(error, data)
+        )
 
-    def _on_written(self, error: OSError | None) -> None:
+    def _on_written(self, error: OSError | None, data: bytes) -> None:
         told, self._writing = self._writing, []
         self._busy = False
         self.apps, self.environs = self._draft.apps, self._draft.environs
         self.saved = error is None
         self._whole = self._whole or self.saved
+        if self.saved:
+            self._spare.drop()
+        else:
+            self._spare.put(data)
         self._health.note(self._path, error, UNSAVED)
         if self._waiting:
             self._write_next()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from oxmgr.supervisor.health import Health
     from oxmgr.supervisor.loop import Loop, Timer
+    from oxmgr.supervisor.spare import Spare
 
 JOURNAL_LIMIT = 256 * 1024
 KIND = "journal"
@@ -28,10 +29,11 @@ class Journal:
     """The latest record of an instance counts. When it has grown by JOURNAL_LIMIT bytes and has doubled,
     it is written anew; and when it could not be written for a while, as soon as it can."""
 
-    def __init__(self, path: str, loop: "Loop", health: "Health") -> None:
+    def __init__(self, path: str, loop: "Loop", health: "Health", spare: "Spare") -> None:
         self._path = path
         self._loop = loop
         self._health = health
+        self._spare = spare
         self._boot = boot_id()
         self._all: Callable[[], Iterable[Observed]] | None = None
         self._fd = -1
@@ -44,14 +46,24 @@ class Journal:
         is passed over, and the file kept aside. Raises Newer when a later version wrote it."""
         seen: dict[tuple[str, int], Observed] = {}
         same_boot = False
-        decoder = Decoder(Journaled)
         data = self._health.read(self._path)
-        if data is None:
-            return seen, same_boot
-        try:
-            payloads, wrong, _ = read_records(KIND, data)
-        except Newer as error:
-            raise refusal(self._path, error) from None
+        if data is not None:
+            try:
+                seen, same_boot, wrong = self._decode(data)
+            except Newer as error:
+                raise refusal(self._path, error) from None
+            if wrong is not None:
+                self._health.keep_aside(self._path, "damaged", wrong)
+        unwritten = self._spare.claim()
+        if unwritten is not None:
+            seen, same_boot, _ = self._decode(unwritten)
+        return seen, same_boot
+
+    def _decode(self, data: bytes) -> tuple[dict[tuple[str, int], Observed], bool, str | None]:
+        payloads, wrong, _ = read_records(KIND, data)
+        seen: dict[tuple[str, int], Observed] = {}
+        same_boot = False
+        decoder = Decoder(Journaled)
         for payload in payloads:
             try:
                 entry = decoder.decode(payload)
@@ -64,9 +76,7 @@ class Journal:
                 seen.pop((entry.app, entry.index), None)
             else:
                 seen[entry.app, entry.index] = entry
-        if wrong is not None:
-            self._health.keep_aside(self._path, "damaged", wrong)
-        return seen, same_boot
+        return seen, same_boot, wrong
 
     def open(self, everything: "Callable[[], Iterable[Observed]]") -> None:
         """Start writing; `everything` gives a record of each instance, for writing it anew, which cuts off whatever end
@@ -75,35 +85,45 @@ class Journal:
         self._write_anew()
 
     def add(self, seen: Observed) -> None:
-        # Written anew it has this as well.
-        if self._all is None or self._retry is not None:
-            return
+        fd = self._fd if self._retry is None else self._spare.fd
+        if self._all is None or fd < 0:
+            return  # written anew it has this as well
         data = record(encode(seen))
         try:
-            append(self._fd, data)
+            append(fd, data)
         except OSError as error:
-            self._try_later(error)
+            self._try_later(error, self._whole())
             return
         self._grown += len(data)
         if self._grown > self._limit:
             self._write_anew()
 
-    def _write_anew(self) -> None:
-        self._retry = None
+    def _whole(self) -> bytes:
         entries = [Boot(self._boot), *(self._all() if self._all else ())]
         data = file_header(KIND) + b"".join(record(encode(entry)) for entry in entries)
+        self._grown = 0
+        self._limit = max(JOURNAL_LIMIT, len(data))
+        return data
+
+    def _write_anew(self) -> None:
+        data = self._whole()
         try:
             fd = replace(self._path, data, self._health.due_aside(self._path))
         except OSError as error:
-            self._try_later(error)
+            self._try_later(error, data)
             return
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
-        self._grown = 0
-        self._limit = max(JOURNAL_LIMIT, len(data))
+        self._spare.drop()
         self._health.note(self._path, None)
 
-    def _try_later(self, error: OSError) -> None:
+    def _try_later(self, error: OSError, data: bytes) -> None:
+        self._spare.put(data)
         self._health.note(self._path, error, UNSAVED)
+        if self._retry is not None:
+            self._retry.cancel()
         self._retry = self._loop.at(time.monotonic() + RETRY, self._write_anew)

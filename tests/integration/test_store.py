@@ -264,6 +264,37 @@ def test_a_state_folder_that_is_read_only_from_the_start_keeps_nobody_from_runni
     assert home.pid("app") == pid and warnings(home) == []
 
 
+def test_with_a_read_only_state_folder_too_the_next_daemon_goes_on_where_the_last_one_was(disk: Home) -> None:
+    remount(disk, "ro")
+    ox = Ox(disk)
+    ox("start", "sleep 1000", "--name", "app")
+    ox("start", "sleep 1001", "--name", "stops")
+    ox("stop", "stops")
+    os.kill(disk.pid("app"), 9)
+    pid = disk.until("app", lambda view: view.restarts == 1 and view.pid).pid
+    first = ox.daemon()
+    assert first is not None
+    os.kill(first, 9)
+    wait_until(lambda: ox.daemon() not in (None, first), "the next daemon")
+    ox("daemon", "reexec")
+    view = disk.views()["app"]
+    assert (view.pid, view.restarts, view.status) == (pid, 1, "running")
+    assert disk.views()["stops"].status == "stopped"
+    assert any("/desired cannot be written (Read-only file system)" in text for text in warnings(disk))
+    remount(disk, "rw")
+    wait_until(lambda: sorted(wants(disk)) == ["app", "stops"] and warnings(disk) == [], "all of it to be on the disk")
+    ox.end()
+
+
+def test_without_a_guard_a_daemon_is_not_replaced_while_it_alone_knows_what_is_desired(disk: Home) -> None:
+    remount(disk, "ro")
+    disk.start_daemon()
+    disk.apply(disk.sh("app", SLEEP))
+    pid = disk.pid("app")
+    assert "nothing was changed: what is desired cannot be written" in Ox(disk)("daemon", "reexec", code=1).stderr
+    assert disk.pid("app") == pid
+
+
 def test_a_state_folder_that_becomes_read_only_is_told_of_and_written_when_it_can_be(small_disk: Home) -> None:
     home = small_disk
     home.apply(home.sh("app", SLEEP))

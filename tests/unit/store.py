@@ -14,6 +14,7 @@ from oxmgr.supervisor.eventfile import EventFile
 from oxmgr.supervisor.health import Health
 from oxmgr.supervisor.journal import Journal
 from oxmgr.supervisor.logfile import Log
+from oxmgr.supervisor.spare import Spare
 
 CALLS = ("makedirs", "open", "write", "fsync", "link", "unlink", "rename")
 """By which the store writes, each as a name of `os`."""
@@ -90,15 +91,35 @@ class AtOnce:
         what()
 
 
+class KeepsFds:
+    """In place of a guard; -1 as its `fd` is none."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self.fd = fd
+        self.kept: dict[str, int] = {}
+
+    def keep(self, name: str, fd: int) -> None:
+        self.forget(name)
+        self.kept[name] = os.dup(fd)
+
+    def claim(self, name: str) -> int:
+        return os.dup(self.kept[name]) if name in self.kept else -1
+
+    def forget(self, name: str) -> None:
+        if name in self.kept:
+            os.close(self.kept.pop(name))
+
+
 class Store:
     """What a daemon has of a state folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guard: KeepsFds | None = None) -> None:
         self.folder = folder
         self.times = Times()
         self.health = Health(str(folder), Log("/dev/null/none"))
-        self.desired = Desired(f"{folder}/desired", self.times, AtOnce(), self.health)  # type: ignore[arg-type]
-        self.journal = Journal(f"{folder}/journal", self.times, self.health)  # type: ignore[arg-type]
+        spares = [Spare(kind, guard or KeepsFds()) for kind in ("desired", "journal")]  # type: ignore[arg-type]
+        self.desired = Desired(f"{folder}/desired", self.times, AtOnce(), self.health, spares[0])  # type: ignore[arg-type]
+        self.journal = Journal(f"{folder}/journal", self.times, self.health, spares[1])  # type: ignore[arg-type]
         self.events = EventFile(f"{folder}/events", self.times, self.health)  # type: ignore[arg-type]
 
     def put(self, *names: str) -> OSError | None:

@@ -7,10 +7,12 @@ import pytest
 
 from oxmgr.model.messages import Event, Observed
 from oxmgr.supervisor.eventfile import EVENTS_LIMIT, EventFile
+from oxmgr.supervisor.guard import Guard
 from oxmgr.supervisor.health import Health
 from oxmgr.supervisor.journal import JOURNAL_LIMIT, Journal
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import Loop
+from oxmgr.supervisor.spare import Spare
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def test_the_journal_does_not_grow_for_ever_and_keeps_the_last_of_each(
 ) -> None:
     path = tmp_path / "journal"
     last = {("app", index): Observed("app", index, "running", pid=1, restarts=0) for index in range(10)}
-    journal = Journal(str(path), loop, health)
+    journal = Journal(str(path), loop, health, Spare("journal", Guard(-1)))
     journal.open(lambda: last.values())
     largest = 0
     for count in range(20_000):
@@ -40,7 +42,7 @@ def test_the_journal_does_not_grow_for_ever_and_keeps_the_last_of_each(
         journal.add(seen)
         largest = max(largest, path.stat().st_size)
     assert JOURNAL_LIMIT < largest < JOURNAL_LIMIT + 2000
-    found, same_boot = Journal(str(path), loop, health).load()
+    found, same_boot = Journal(str(path), loop, health, Spare("journal", Guard(-1))).load()
     assert (found, same_boot) == (last, True)
     assert health.warnings() == []
 
@@ -55,7 +57,7 @@ def test_with_many_instances_it_is_not_written_anew_all_the_time(tmp_path: Path,
         calls += 1
         return many
 
-    journal = Journal(str(tmp_path / "journal"), loop, health)
+    journal = Journal(str(tmp_path / "journal"), loop, health, Spare("journal", Guard(-1)))
     journal.open(everything)
     for one in many:
         journal.add(one)
@@ -63,12 +65,12 @@ def test_with_many_instances_it_is_not_written_anew_all_the_time(tmp_path: Path,
 
 
 def test_what_was_deleted_is_forgotten(tmp_path: Path, loop: Loop, health: Health) -> None:
-    journal = Journal(str(tmp_path / "journal"), loop, health)
+    journal = Journal(str(tmp_path / "journal"), loop, health, Spare("journal", Guard(-1)))
     journal.open(list)
     journal.add(Observed("a", 0, "running"))
     journal.add(Observed("b", 0, "running"))
     journal.add(Observed("a", 0, "stopped", gone=True))
-    assert list(Journal(str(tmp_path / "journal"), loop, health).load()[0]) == [("b", 0)]
+    assert list(Journal(str(tmp_path / "journal"), loop, health, Spare("journal", Guard(-1))).load()[0]) == [("b", 0)]
 
 
 def test_events_are_two_files_of_a_bounded_size_and_the_recent_ones_are_the_last(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from oxmgr.model.messages import Event, Observed
 from oxmgr.model.records import MARK, Newer
 from oxmgr.supervisor.eventfile import KEPT, RECENT
-from tests.unit.store import Killed, Store, nothing_open, told_of_calls
+from oxmgr.supervisor.journal import JOURNAL_LIMIT
+from tests.unit.store import KeepsFds, Killed, Store, nothing_open, told_of_calls
 
 __all__ = ["nothing_open"]
 
@@ -267,3 +268,39 @@ def test_a_journal_of_a_later_version_is_not_read_and_events_of_one_are_kept_asi
     (aside,) = folder.glob("events.newer-*")
     assert aside.read_bytes() == later and any(str(aside) in text for text in store.health.warnings())
     assert numbers(Store(folder)) == [1]
+
+
+def test_a_journal_that_cannot_be_written_is_with_the_guard_for_the_next_daemon(folder: Path) -> None:
+    guard = KeepsFds(0)
+    on_disk = (folder / "journal").read_bytes()
+
+    def full(name: str, args: Any) -> None:
+        raise OSError(errno.ENOSPC, "")
+
+    with told_of_calls(folder, full):
+        store = Store(folder, guard)
+        store.journal.open(lambda: APPS)
+        for number in range(3):
+            store.journal.add(Observed("late", 0, "running", pid=100 + number))
+        expected = [*APPS, Observed("late", 0, "running", pid=102)]
+        for _ in range(2):
+            store = Store(folder, guard)
+            assert journaled(store) == expected
+            store.journal.open(lambda: expected)
+    assert (folder / "journal").read_bytes() == on_disk
+    store.times.pass_by()
+    assert journaled(Store(folder)) == expected and guard.kept == {}
+
+
+def test_a_journal_in_memory_does_not_grow_for_ever(folder: Path) -> None:
+    guard = KeepsFds(0)
+    store = Store(folder, guard)
+
+    def full(name: str, args: Any) -> None:
+        raise OSError(errno.ENOSPC, "")
+
+    with told_of_calls(folder, full):
+        store.journal.open(lambda: APPS)
+        for _ in range(10_000):
+            store.journal.add(APPS[0])
+    assert os.fstat(guard.kept["state/journal"]).st_size < JOURNAL_LIMIT + 1000

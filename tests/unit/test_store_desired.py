@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oxmgr.model.records import MARK, Newer
-from tests.unit.store import Killed, Store, nothing_open, told_of_calls
+from tests.unit.store import KeepsFds, Killed, Store, nothing_open, told_of_calls
 
 __all__ = ["nothing_open"]
 
@@ -273,3 +273,27 @@ def test_what_cannot_be_kept_aside_yet_is_when_it_is_written_over(folder: Path) 
     (aside,) = folder.glob("desired.damaged-*")
     assert aside.read_bytes() == b"rotten" and any(str(aside) in text for text in store.health.warnings())
     assert store.desired.saved
+
+
+def test_what_could_not_be_written_is_with_the_guard_for_the_next_daemon(folder: Path) -> None:
+    def full(name: str, args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    guard = KeepsFds(0)
+    with told_of_calls(folder, full):
+        store = Store(folder, guard)
+        store.desired.load()
+        store.put("e")
+        store.put("f")
+        # It is killed, and so is the next.
+        for _ in range(2):
+            store = Store(folder, guard)
+            assert store.desired.load() and store.names() == "f" and not store.desired.saved
+            assert any("lost if" in text for text in store.health.warnings())
+    store.times.pass_by()
+    assert store.desired.saved and guard.kept == {}
+    again = Store(folder)
+    assert again.desired.load() and again.names() == "f"
+    shutil.copy(folder / "desired.1", folder / "desired")
+    again = Store(folder)
+    assert again.desired.load() and again.names() == "bcd"
