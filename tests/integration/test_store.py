@@ -68,7 +68,8 @@ def test_a_rotten_snapshot_falls_back_to_the_one_before_and_what_it_alone_knew_r
     assert any(
         "no state file knows" in text and ("/c:0 " in text or f"process {pids['c']} is of c" in text) for text in told
     )
-    # Also by the next one.
+    # Also by the next one, once what it fell back to is on the disk.
+    wait_until(lambda: read_saved(home.places, [])[1] == [], "a whole snapshot")
     home.kill_daemon()
     home.start_daemon()
     os.kill(pids["c"], 0)
