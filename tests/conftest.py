@@ -216,7 +216,8 @@ class Home:
         """Remove those of a daemon that was killed; the names of those that one has left which ended in order."""
         with open("/proc/self/mountinfo") as file:
             mounts = [line.split()[4] for line in file if " - cgroup2 " in line]
-        names = [cgroup.base_name(self.places.state)] if os.path.isdir(self.places.state) else []
+        folders = [self.places.state, self.places.run]
+        names = [cgroup.base_name(folder) for folder in folders if os.path.isdir(folder)]
         bases = [f"{mount}/{name}" for mount in mounts for name in names]
         left = [base for base in bases if os.path.isdir(base)]
         for base in left:

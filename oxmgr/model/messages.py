@@ -303,7 +303,13 @@ class SavedEnviron(Struct, tag="environ"):
     data: bytes
 
 
-Saved = SavedApp | SavedEnviron
+class SavedCount(Struct, tag="count"):
+    """Head of the file: how many records are behind it."""
+
+    records: int
+
+
+Saved = SavedApp | SavedEnviron | SavedCount
 
 
 class Boot(Struct, tag="boot"):

@@ -18,8 +18,9 @@ class Places(Struct, frozen=True):
         return f"{self.run}/oxmgr.sock"
 
     @property
-    def lock(self) -> str:
-        return f"{self.state}/lock"
+    def locks(self) -> tuple[str, str]:
+        """Of the run folder, and of the state folder, which may be one that cannot be written."""
+        return f"{self.run}/lock", f"{self.state}/lock"
 
     @property
     def desired(self) -> str:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.control import Client
     from oxmgr.supervisor.desired import Desired, Draft
     from oxmgr.supervisor.events import Events
-    from oxmgr.supervisor.files import Health
     from oxmgr.supervisor.fleet import Fleet
     from oxmgr.supervisor.handover import Handover
+    from oxmgr.supervisor.health import Health
     from oxmgr.supervisor.instance import App, Instance
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.outputs import Outputs
@@ -147,9 +147,7 @@ class Commands:
                 draft.put(spec, self._environ_for(spec, request.environ))
 
         def saved(error: OSError | None) -> None:
-            if error is not None:
-                client.finish(m.Failed(f"nothing was changed: {_why_unsaved(error)}"))
-            elif not self._ends_meanwhile(client):
+            if not self._ends_meanwhile(client, error):
                 self._carry_out(request, changes, client)
 
         self._commit(change, saved, client)
@@ -166,7 +164,7 @@ class Commands:
         return app.environ
 
     def _carry_out(self, request: m.Apply, changes: list[m.Change], client: "Client") -> None:
-        """What was asked is saved. Now it is made true."""
+        """What was asked is desired. Now it is made true."""
         apps = self._fleet.apps
         start: list[Instance] = []
         restart: list[Instance] = []
@@ -178,7 +176,8 @@ class Commands:
                 leave += apps[action.app].instances.values()
         for spec, action in zip(request.specs, changes, strict=False):
             before = apps[spec.name].spec if spec.name in apps else spec
-            again = must_restart(spec, before)
+            # What an earlier daemon left of an app that nothing was known of runs by nobody knows what.
+            again = spec.name not in apps or must_restart(spec, before)
             app = self._fleet.put(spec, self._environ_for(spec, request.environ))
             for instance in app.instances.values():
                 if instance.index >= spec.instances:
@@ -259,10 +258,7 @@ class Commands:
             environs = {name: self._environ_for(self._fleet.apps[name].spec, request.environ) for name in environs}
 
         def saved(error: OSError | None) -> None:
-            if error is not None:
-                client.finish(m.Failed(f"nothing was started: {_why_unsaved(error)}"))
-                return
-            if self._ends_meanwhile(client):
+            if self._ends_meanwhile(client, error):
                 return
             for name, environ in environs.items():
                 if name in self._fleet.apps:
@@ -311,13 +307,12 @@ class Commands:
         shown: "list[Instance] | None" = None,
         rolls: "Iterable[Instance]" = (),
     ) -> None:
-        """For what is done at once, disk or no disk: a full one must not keep anybody from stopping an app."""
-
-        def saved(error: OSError | None) -> None:
-            unsaved = "" if error is None else f"done, but not for the next daemon: {_why_unsaved(error)}"
-            self._wait(client, dict.fromkeys(chosen, goal), shown or chosen, unsaved=unsaved, rolls=rolls)
-
-        self._commit(lambda draft: _want(draft, shown or chosen, running), saved, client)
+        """For what is done at once: nobody who stops an app waits for a disk first."""
+        self._commit(
+            lambda draft: _want(draft, shown or chosen, running),
+            lambda error: self._wait(client, dict.fromkeys(chosen, goal), shown or chosen, rolls=rolls),
+            client,
+        )
 
     def _delete(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         specs = {one.app.spec.name: one.app.spec for one in chosen}
@@ -330,9 +325,6 @@ class Commands:
                 draft.drop(name)
 
         def saved(error: OSError | None) -> None:
-            if error is not None:
-                client.finish(m.Failed(f"nothing was deleted: {_why_unsaved(error)}"))
-                return
             apps = [self._fleet.apps[name] for name in specs if name in self._fleet.apps]
             leave = [one for app in apps for one in app.instances.values()]
             self._leave(leave)
@@ -424,6 +416,8 @@ class Commands:
             return
         self.ending = True
         self._events.tell("daemon-stopping")
+        if not self._desired.saved:
+            self._desired.commit(lambda draft: None, lambda error: self._end_when_down())
         self._give_up_rolling(self._fleet, "the daemon is stopping")
         self._fleet.bring_down(list(self._fleet.everything()), Stop(keep=True, signalled=signalled))
         self._end_when_down()
@@ -463,13 +457,16 @@ class Commands:
                 raise
             finally:
                 self._start_held()
+                self._end_when_down()
 
         self._desired.commit(change, committed)
 
-    def _ends_meanwhile(self, client: "Client") -> bool:
+    def _ends_meanwhile(self, client: "Client", error: OSError | None) -> bool:
         """Whether the daemon was told to end while a change was being saved. Nothing is started any more then."""
         if self.ending:
-            client.finish(m.Failed("it is saved, but the daemon is stopping: the next one starts it"))
+            saved = "it is saved" if error is None else f"it cannot be saved ({error.strerror})"
+            then = "the next one starts it" if error is None else "the next one will not know of it"
+            client.finish(m.Failed(f"{saved}, and the daemon is stopping: {then}"))
         return self.ending
 
     def _select(self, targets: list[str]) -> "list[Instance]":
@@ -501,7 +498,6 @@ class Commands:
         goals: "dict[Instance, str]",
         shown: "list[Instance]",
         changes: "Iterable[m.Change]" = (),
-        unsaved: str = "",
         rolls: "Iterable[Instance]" = (),
     ) -> None:
         """Until all of it is as it is to be, and `rolls` are replaced."""
@@ -519,9 +515,6 @@ class Commands:
                 finish(why)
 
         def finish(failed: dict[str, str]) -> None:
-            if unsaved:
-                client.finish(m.Failed(unsaved))
-                return
             current = dict.fromkeys(one.app.instances.get(one.index, one) for one in shown)
             here = [one for one in current if self._fleet.has(one)]
             warnings = [f"{one.app.spec.name}: {text}" for one in here for text in one.warnings]
@@ -565,10 +558,6 @@ def _want(
         draft.want(instance.app.spec.name, instance.index, running)
     for name, environ in (environs or {}).items():
         draft.environ(name, environ)
-
-
-def _why_unsaved(error: OSError) -> str:
-    return f"it cannot be written to disk: {error.filename or 'the state folder'}: {error.strerror}"
 
 
 _VERBS: "dict[str, Callable[[Commands, list[Instance], m.Act, Client], None]]" = {

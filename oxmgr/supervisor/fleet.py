@@ -75,6 +75,8 @@ class Fleet:
         self.trees = trees
         self.launcher = launcher
         self.changed: Callable[[Instance], None] = lambda instance: None
+        self.made: Callable[[Instance], None] = lambda instance: None
+        self.unknown: dict[tuple[str, int], messages.Observed] = {}
         self._places = places
         self._loop = loop
         self._journal = journal
@@ -115,8 +117,12 @@ class Fleet:
             app = self.apps[spec.name] = App(spec, environ)
         app.spec, app.environ = spec, environ
         for index in range(spec.instances):
+            instance = app.instances.get(index)
+            if instance is None:
+                instance = app.instances[index] = Instance(app, index)
+                self.made(instance)
             # One that is on its way out stays after all: it is started again once it has stopped.
-            app.instances.setdefault(index, Instance(app, index)).leaving = False
+            instance.leaving = False
         return app
 
     def remove(self, instance: Instance) -> None:

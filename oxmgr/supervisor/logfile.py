@@ -30,6 +30,10 @@ class Log:
         except OSError:
             return
 
+    @property
+    def works(self) -> bool:
+        return self._fd >= 0
+
     def _rotate(self) -> None:
         try:
             os.rename(self._path, f"{self._path}.1")

@@ -150,9 +150,11 @@ def test_to_stop_a_daemon_that_does_not_run_is_done(empty: Ox) -> None:
 
 
 def test_a_daemon_that_cannot_start_says_why(empty: Ox) -> None:
-    (empty.home.folder / "state").write_text("in the way")
+    run = empty.home.folder / "run"
+    run.symlink_to("nowhere")
     done = empty("start", "sleep 1", code=3)
-    assert "the daemon cannot start" in done.stderr and str(empty.home.folder / "state") in done.stderr
+    assert f"the daemon cannot start: {run}: File exists: its socket and pipes need a folder" in done.stderr
+    assert f"make {run} one, or set OXMGR_HOME" in done.stderr
 
 
 # --- help ---

@@ -247,7 +247,7 @@ def test_clients_leave_room_for_the_fds_of_supervision(empty_home: Home) -> None
 
 def test_no_fds_left_is_survived_and_told(empty_home: Home) -> None:
     home = empty_home
-    home.start_daemon(nofile=40)
+    home.start_daemon(nofile=41)
     inside = home.connect()
     inside._send(Apply([home.sh("app", "exec sleep 1000", instances=30)]))
     wait_until(lambda: "file descriptors are taken" in daemon_log(home), "its instances to have all fds")

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from oxmgr.model.messages import Event, Observed
-from oxmgr.supervisor.files import Health
-from oxmgr.supervisor.journal import EVENTS_LIMIT, JOURNAL_LIMIT, EventFile, Journal
+from oxmgr.supervisor.eventfile import EVENTS_LIMIT, EventFile
+from oxmgr.supervisor.guard import Guard
+from oxmgr.supervisor.health import Health
+from oxmgr.supervisor.journal import JOURNAL_LIMIT, Journal
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import Loop
+from oxmgr.supervisor.spare import Spare
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def test_the_journal_does_not_grow_for_ever_and_keeps_the_last_of_each(
 ) -> None:
     path = tmp_path / "journal"
     last = {("app", index): Observed("app", index, "running", pid=1, restarts=0) for index in range(10)}
-    journal = Journal(str(path), loop, health)
+    journal = Journal(str(path), loop, health, Spare("journal", Guard(-1)))
     journal.open(lambda: last.values())
     largest = 0
     for count in range(20_000):
@@ -39,8 +42,8 @@ def test_the_journal_does_not_grow_for_ever_and_keeps_the_last_of_each(
         journal.add(seen)
         largest = max(largest, path.stat().st_size)
     assert JOURNAL_LIMIT < largest < JOURNAL_LIMIT + 2000
-    found, others, same_boot = Journal(str(path), loop, health).load()
-    assert (found, others, same_boot) == (last, [], True)
+    past = Journal(str(path), loop, health, Spare("journal", Guard(-1))).load()
+    assert (past.seen, past.others, past.same_boot) == (last, [], True)
     assert health.warnings() == []
 
 
@@ -54,7 +57,7 @@ def test_with_many_instances_it_is_not_written_anew_all_the_time(tmp_path: Path,
         calls += 1
         return many
 
-    journal = Journal(str(tmp_path / "journal"), loop, health)
+    journal = Journal(str(tmp_path / "journal"), loop, health, Spare("journal", Guard(-1)))
     journal.open(everything)
     for one in many:
         journal.add(one)
@@ -62,25 +65,25 @@ def test_with_many_instances_it_is_not_written_anew_all_the_time(tmp_path: Path,
 
 
 def test_what_was_deleted_is_forgotten(tmp_path: Path, loop: Loop, health: Health) -> None:
-    journal = Journal(str(tmp_path / "journal"), loop, health)
+    journal = Journal(str(tmp_path / "journal"), loop, health, Spare("journal", Guard(-1)))
     journal.open(list)
     journal.add(Observed("a", 0, "running"))
     journal.add(Observed("b", 0, "running"))
     journal.add(Observed("a", 0, "stopped", gone=True))
-    assert list(Journal(str(tmp_path / "journal"), loop, health).load()[0]) == [("b", 0)]
+    assert list(Journal(str(tmp_path / "journal"), loop, health, Spare("journal", Guard(-1))).load().seen) == [("b", 0)]
 
 
 def test_events_are_two_files_of_a_bounded_size_and_the_recent_ones_are_the_last(
-    tmp_path: Path, health: Health
+    tmp_path: Path, loop: Loop, health: Health
 ) -> None:
     path = tmp_path / "events"
-    events = EventFile(str(path), health)
+    events = EventFile(str(path), loop, health)
     count = 0
     while not (tmp_path / "events.1").exists() or path.stat().st_size < 100_000:
         count += 1
         events.add(Event(count, 0.0, "started", "app", "app:1", reason="x" * 200))
     assert path.stat().st_size + (tmp_path / "events.1").stat().st_size < 2 * EVENTS_LIMIT + 1000
-    recent = EventFile(str(path), health).recent()
+    recent = EventFile(str(path), loop, health).recent()
     assert len(recent) > 100
     assert [event.seq for event in recent] == list(range(count - len(recent) + 1, count + 1))
 
