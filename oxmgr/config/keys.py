@@ -42,6 +42,7 @@ KEYS = {
         Key("ready", "ready", "started", "how it says that it is ready: `started` (at once), `notify` (sd_notify), `fd:N` (a newline on that fd), `node` (`process.send('ready')`), `listen` (it listens), `tcp:PORT`, `http://…`, `log:REGEX` (a line that it prints), `command:…` (that ends with 0)"),
         Key("ready_timeout_ms", "int", "30000", "who is not ready by then is stopped, and that counts as a crash; 0: it may take for ever"),
         Key("health_check", "table", "", "a table: how it is found out whether it does its work; who does not is restarted"),
+        Key("hooks", "table", "", "a table: commands that are run before and after it starts and stops"),
         Key("depends_on", "depends", "", '`["db"]`, or `{ db = "ready", cache = "started", migrate = "exited" }`: start waits, stop goes in reverse', choices=CONDITIONS),
         Key("max_unavailable", "int", "1", "how many instances a reload replaces at a time", 1, 10_000),
         Key("stop_signal", "signal", "SIGTERM", "what a stop sends first"),
@@ -114,7 +115,17 @@ _HEALTH_CHECK = (
     Key("initial_delay_secs", "number", "10", "from when it is ready to the first check", 0, 86_400),
 )  # fmt: skip
 
+_HOOKS = (
+    Key("pre_start", "words", "", "a shell command before each start; that it fails is a failed start"),
+    Key("post_start", "words", "", "once it is ready"),
+    Key("pre_reload", "words", "", "before a reload, once for the app; that it fails ends the reload"),
+    Key("pre_stop", "words", "", "before the stop signal; `stop_timeout_ms` counts already"),
+    Key("post_stop", "words", "", "when all of it has ended, and it is not started again"),
+    Key("timeout_secs", "number", "30", "for each of them; who takes longer is killed, with all that it started", 0.1, 86_400),
+)  # fmt: skip
+
 TABLES = {
+    "hooks": {key.name: key for key in _HOOKS},
     "health_check": {key.name: key for key in _HEALTH_CHECK},
     "limits": {key.name: key for key in _LIMITS},
     "sandbox": {key.name: key for key in _SANDBOX},
@@ -146,7 +157,6 @@ LATER = frozenset(
         "restart_schedule",
         "timezone",
         "catch_up",
-        "hooks",
         "log_date_format",
         "alerts",
         "webhook",

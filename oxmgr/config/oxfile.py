@@ -10,6 +10,7 @@ from oxmgr.config.command import SHELL, program_error
 from oxmgr.config.env import read_env_file
 from oxmgr.config.errors import ConfigError, Problem, error, nearest
 from oxmgr.config.health import make_health_check
+from oxmgr.config.hooks import make_hooks
 from oxmgr.config.limits import make_limits
 from oxmgr.config.lines import Path, find_lines, find_octals
 from oxmgr.config.logs import make_logs
@@ -22,7 +23,13 @@ from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
 FILE = "oxfile.toml"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
-MAKERS = {"health_check": make_health_check, "limits": make_limits, "sandbox": make_sandbox, "logs": make_logs}
+MAKERS = {
+    "hooks": make_hooks,
+    "health_check": make_health_check,
+    "limits": make_limits,
+    "sandbox": make_sandbox,
+    "logs": make_logs,
+}
 """What makes a field of Spec of each sub-table in keys.TABLES."""
 
 WHICH_PROGRAM = (("working_dir",), ("env_file",), (keys.VARIABLES, "PATH"))

@@ -16,6 +16,7 @@ from oxmgr.model.spec import (
     RESTARTS,
     STOP_MODES,
     HealthCheck,
+    Hooks,
     Limits,
     Logs,
     Sandbox,
@@ -62,6 +63,8 @@ HEALTH: dict[str, tuple[float, float]] = {
     "unhealthy_threshold": (1, 1000),
     "initial_delay_secs": (0, 86_400),
 }
+HOOKS: dict[str, tuple[float, float]] = {"timeout_secs": (0.1, 86_400)}
+HOOK_WORDS = ("pre_start", "post_start", "pre_reload", "pre_stop", "post_stop")
 EXIT_CODES = (0, 255)
 READY_FDS = (3, 1023)
 
@@ -112,6 +115,7 @@ def spec_error(spec: Spec) -> str | None:
         or _sandbox(spec.sandbox)
         or _logs(spec.logs)
         or _health(spec.health_check)
+        or _hooks(spec.hooks)
         or _size(spec)
     )
 
@@ -123,6 +127,13 @@ def _logs(logs: Logs) -> str | None:
     return _numbers(logs, LOGS, "logs.")
 
 
+def _hooks(hooks: Hooks) -> str | None:
+    for key in HOOK_WORDS:
+        if "\0" in getattr(hooks, key) or len(getattr(hooks, key)) > WORD_LIMIT:
+            return f"hooks.{key}: a command cannot hold a NUL, nor more than {WORD_LIMIT} characters"
+    return _numbers(hooks, HOOKS, "hooks.")
+
+
 def _health(check: HealthCheck) -> str | None:
     given = [word for word in (check.endpoint, check.tcp, check.command) if word]
     if len(given) > 1:
@@ -132,7 +143,7 @@ def _health(check: HealthCheck) -> str | None:
 
 
 def _numbers(
-    of: "Spec | Limits | Sandbox | Logs | HealthCheck", ranges: dict[str, tuple[float, float]], where: str = ""
+    of: "Spec | Limits | Sandbox | Logs | HealthCheck | Hooks", ranges: dict[str, tuple[float, float]], where: str = ""
 ) -> str | None:
     for key, (low, high) in ranges.items():
         value = getattr(of, key)

@@ -263,7 +263,8 @@ class Event(Struct, tag="event", omit_defaults=True, gc=False):
 
     Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `ready` `unhealthy` (and is restarted) `crashed`
     `exited` `oom` (the kernel killed of it, memory had run out) `limit` (it is above a soft limit) `backoff` `stopping`
-    `killed` `stopped` `errored` `adopted` `signalled` `reset` (an instance); `daemon-started` `daemon-replaced`
+    `killed` `stopped` `errored` `adopted` `signalled` `reset` `hook-failed` (an
+    instance); `daemon-started` `daemon-replaced`
     `daemon-stopping` (the daemon).
     """
 

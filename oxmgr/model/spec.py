@@ -91,6 +91,19 @@ class Logs(Struct, frozen=True, omit_defaults=True, gc=False):
     rate_limit: int | None = None
 
 
+class Hooks(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Shell commands that are run beside an app, as it is run itself: "" for none. Who does not end within
+    `timeout_secs` is killed and has failed. A `pre_start` that fails is a start that fails, a `pre_reload` that fails a
+    reload that does; of the others it is told."""
+
+    pre_start: str = ""
+    post_start: str = ""
+    pre_reload: str = ""
+    pre_stop: str = ""
+    post_stop: str = ""
+    timeout_secs: float = 30.0
+
+
 class HealthCheck(Struct, frozen=True, omit_defaults=True, gc=False):
     """How it is found out whether an app that runs does its work: one of `endpoint` (http), `tcp` and `command`, asked
     every `interval_secs`, first `initial_delay_secs` after it is ready. Without any of them there is no check.
@@ -122,6 +135,7 @@ NO_LIMITS = Limits()
 NO_SANDBOX = Sandbox()
 DEFAULT_LOGS = Logs()
 NO_HEALTH_CHECK = HealthCheck()
+NO_HOOKS = Hooks()
 
 
 class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -164,6 +178,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     sandbox: Sandbox = NO_SANDBOX
     logs: Logs = DEFAULT_LOGS
     health_check: HealthCheck = NO_HEALTH_CHECK
+    hooks: Hooks = NO_HOOKS
 
 
 def name_error(name: str) -> str | None:

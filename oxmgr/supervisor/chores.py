@@ -106,7 +106,7 @@ class Chore:
         self._child = native.Child()
         self._folder = ""
         self._late = False
-        self._over = False
+        self.over = False
         self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         loop = chores.loop
         loop.add(self._reading, READ, self._on_said)
@@ -146,7 +146,7 @@ class Chore:
                 return
             self._main = got
             chores.begun(self, got.pid)
-            if self._late or self._over:
+            if self._late or self.over:
                 self._kill()
 
         chores.begin()
@@ -214,9 +214,9 @@ class Chore:
             self._chores.trees.tidy(self._folder)
 
     def _end(self, why: str) -> None:
-        if self._over:
+        if self.over:
             return
-        self._over = True
+        self.over = True
         self._timer.cancel()
         self._chores.loop.remove(self._reading)
         os.close(self._reading)

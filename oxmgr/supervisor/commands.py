@@ -75,6 +75,7 @@ class Commands:
         self._waiting = Waiting(fleet)
         self._rollouts = Rollouts(fleet, loop)
         fleet.probes.told = self._rollouts.on_change
+        fleet.hooks.ended = self._end_when_down
         fleet.changed = self._on_change
 
     def handle(self, request: m.Request, client: "Client") -> None:
@@ -423,7 +424,12 @@ class Commands:
         self._end_when_down()
 
     def _end_when_down(self) -> None:
-        if self.ending and self._desired.idle and all(one.down or one.stuck for one in self._fleet.everything()):
+        if (
+            self.ending
+            and self._desired.idle
+            and self._fleet.hooks.idle
+            and all(one.down or one.stuck for one in self._fleet.everything())
+        ):
             self._end()
 
     def _refuse_when_ending(self) -> None:

@@ -34,6 +34,7 @@ from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import Limits, Spec
 from oxmgr.supervisor import native
 from oxmgr.supervisor.chores import Chores
+from oxmgr.supervisor.hooks import HookRunner
 from oxmgr.supervisor.instance import App, Instance
 from oxmgr.supervisor.probes import Probes
 from oxmgr.supervisor.process import write_stdin
@@ -83,6 +84,7 @@ class Fleet:
         self._events = events
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
         self.chores = Chores(loop, background, trees, launcher)
+        self.hooks = launcher.hooks = HookRunner(self.chores, events)
         self.probes = Probes(loop, trees, self.chores, self.send)
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
@@ -288,6 +290,10 @@ class Fleet:
                 instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
         self._journal.add(observed(instance))
         self._loop.call(self._see_to, instance)
+        if state.status == is_.RUNNING and old.status == is_.STARTING:
+            self.hooks.after("post_start", instance)
+        elif instance.down and (old.pid or old.status == is_.STOPPING):
+            self.hooks.after("post_stop", instance)
         self.changed(instance)
         if state.status != old.status or (state.pid > 0) != (old.pid > 0):
             self._regate(instance.app.spec.name)
@@ -306,6 +312,7 @@ class Fleet:
                 # The pipes are the other one's from now on.
                 instance.outputs = {}
             self.launcher.put_away(instance)
+            self.hooks.drop(instance)
         self._soft.update(instance)
         self.probes.update(instance)
 
@@ -323,7 +330,11 @@ class Fleet:
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
-            self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
+            self.hooks.drop(instance)
+            if instance.process is None or not self.hooks.before(
+                "pre_stop", instance, lambda _: self._signal_stop(instance)
+            ):
+                self._signal_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
         if effect == KILL:
@@ -336,6 +347,10 @@ class Fleet:
             why = unmet(instance.app.spec, self.dependencies(instance.app.spec))
             return Go() if why is None else Hold(why)
         return None
+
+    def _signal_stop(self, instance: Instance) -> None:
+        if instance.state.status == is_.STOPPING:
+            self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
 
     def _look_if_stuck(self, instance: Instance) -> None:
         main = instance.process

@@ -25,16 +25,29 @@ class Instance:
     an earlier daemon's child. The launcher's: `cgroup` is its folder or "", `limited` what that folder has of limits,
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
-    `pending`: a start is being prepared, `spawning` is the child that a thread makes, `outputs` what its fds 1 and 2
-    go to (`wired`: by what its spec said then), `warnings` what of its spec this host does not hold, `marks` where in
-    its log files this run begins. The fleet's: the others; `extra`: it is not the one that users see, but one that it
-    has replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
+    `pending`: a start is being prepared, `prepared`: what is run before it has been, `spawning` is the child that a
+    thread makes, `outputs` what its fds 1 and 2 go to (`wired`: by what its spec said then), `warnings` what of its
+    spec this host does not hold, `marks` where in its log files this run begins. The fleet's: the others; `extra`: it
+    is not the one that users see, but one that it has replaced, or that is to replace it; `gone`: it was removed;
+    `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
-        *("app", "cgroup", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
+        *(
+            "app",
+            "cgroup",
+            "foreign",
+            "generation",
+            "gone",
+            "index",
+            "leaving",
+            "limited",
+            "marks",
+            "network",
+            "prepared",
+        ),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "run", "timer", "warnings", "wired", "worn"),
+        *("extra", "prepared", "run", "timer", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -53,6 +66,7 @@ class Instance:
         self.ooms = (0, 0)
         self.network = -1
         self.pending = False
+        self.prepared = False
         self.spawning: Child | None = None
         self.stuck = ""
         self.outputs: dict[int, Output | Direct] = {}

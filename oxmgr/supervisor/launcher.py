@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from oxmgr.model.places import Places
     from oxmgr.supervisor.background import Background
+    from oxmgr.supervisor.hooks import HookRunner
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.outputs import Outputs
@@ -56,6 +57,7 @@ class Launcher:
         """The one that prints to the pipes of this one already."""
         self.claim: Callable[[Instance], None] = lambda instance: None
         self.in_flight = 0
+        self.hooks: HookRunner
         self.networks = Networks(loop)
         self._loop = loop
         self._background = background
@@ -71,6 +73,11 @@ class Launcher:
         missing = limits.not_enforceable(spec.limits, self._cgroups)
         if missing and spec.limits.required:
             return SpawnFailed(_required(instance, missing), final=True)
+        if not instance.prepared and self.hooks.before(
+            "pre_start", instance, lambda why: self._on_prepared(instance, why)
+        ):
+            return None
+        instance.prepared = False
         instance.warnings = missing + not_in_force(spec.sandbox)
         if spec.sandbox.private_network and instance.network < 0:
             if not instance.pending:
@@ -81,6 +88,17 @@ class Launcher:
             return self._start(instance)
         except StartError as error:
             return SpawnFailed(str(error))
+
+    def _on_prepared(self, instance: "Instance", why: str) -> None:
+        if instance.gone or instance.state.status != is_.STARTING or instance.state.pid:
+            # It was stopped meanwhile.
+            return
+        instance.prepared = True
+        failed = SpawnFailed(f"cannot start {instance.name}: pre_start: {why}") if why else None
+        event = failed or self.launch(instance)
+        instance.prepared = instance.pending
+        if event is not None:
+            self.later(instance, event)
 
     def _on_network(self, instance: "Instance", fd: int, why: str) -> None:
         instance.pending = False

@@ -14,7 +14,7 @@ from oxmgr.model import check
 from oxmgr.model.capabilities import capability_names
 from oxmgr.model.check import spec_error
 from oxmgr.model.signals import signal_number
-from oxmgr.model.spec import HealthCheck, Limits, Logs, Sandbox, Spec
+from oxmgr.model.spec import HealthCheck, Hooks, Limits, Logs, Sandbox, Spec
 
 
 def spec(name: str = "app", command: str = "x", argv: Any = ("x",), working_dir: str = "/", **rest: Any) -> Spec:
@@ -90,6 +90,8 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(ready="http:///x"), "ready: expected http://host:port/path"),
         (spec(ready="log:"), "ready: expected 'started'"),
         (spec(ready="command:a\0b"), "ready: expected 'started'"),
+        (spec(hooks=Hooks(pre_stop="a\0b")), "hooks.pre_stop: a command cannot hold a NUL"),
+        (spec(hooks=Hooks(timeout_secs=0)), "hooks.timeout_secs: expected 0.1 to 86400, got 0"),
         (spec(health_check=HealthCheck(tcp="x")), "health_check: expected a port"),
         (spec(health_check=HealthCheck(tcp="80", command="true")), "health_check: endpoint, tcp and command: one of them"),
         (spec(health_check=HealthCheck(tcp="80", interval_secs=0)), "health_check.interval_secs: expected 0.1 to 86400"),
@@ -173,9 +175,11 @@ def test_every_field_is_looked_at() -> None:
         "namespace",
         "ready",
         "health_check",
+        "hooks",
     }
     elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs"}
     assert set(check.LOGS) | set(check.LOG_WORDS) | {"compress"} == set(Logs.__struct_fields__)
+    assert {*check.HOOKS, *check.HOOK_WORDS} == set(Hooks.__struct_fields__)
     assert set(check.HEALTH) | {"endpoint", "tcp", "command"} == set(HealthCheck.__struct_fields__)
     assert elsewhere | set(check.NUMBERS) | set(check.WORDS) == set(Spec.__struct_fields__)
     assert set(check.LIMITS) | {"cpus", "required"} == set(Limits.__struct_fields__)
@@ -202,6 +206,8 @@ def test_the_bounds_are_those_of_the_keys() -> None:
     assert (logs, words) == (check.LOGS, check.LOG_WORDS)
     health = {key.name: (key.low, key.high) for key in keys.TABLES["health_check"].values() if key.kind in bounded}
     assert health == check.HEALTH
+    hooks = {key.name: (key.low, key.high) for key in keys.TABLES["hooks"].values() if key.kind in bounded}
+    assert hooks == check.HOOKS
     umask = keys.TABLES["sandbox"]["umask"]
     assert {"uid": (-1, ID_LIMIT), "gid": (-1, ID_LIMIT), "umask": (umask.low - 1, umask.high)} == check.SANDBOX
     codes = keys.KEYS["stop_exit_codes"]
