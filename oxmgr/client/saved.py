@@ -5,12 +5,13 @@ import time
 
 from oxmgr.model import status as is_
 from oxmgr.model.codec import UNREADABLE, Decoder
+from oxmgr.model.logpaths import log_paths
 from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, SavedApp
 from oxmgr.model.places import Places
 from oxmgr.model.records import Newer, read_records
 from oxmgr.model.signals import signal_name
 from oxmgr.model.snapshot import Snapshot, choose, missing, unpack
-from oxmgr.model.spec import Limits, Spec, instance_name, log_paths
+from oxmgr.model.spec import Limits, Spec, instance_name
 from oxmgr.model.targets import selects
 
 TYPE_CHECKING = False

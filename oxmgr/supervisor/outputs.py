@@ -8,8 +8,8 @@ import os
 import stat
 import time
 
-from oxmgr.model.codec import replace
-from oxmgr.model.spec import Spec, log_paths
+from oxmgr.model.logpaths import default_log_paths, log_paths
+from oxmgr.model.spec import Spec
 from oxmgr.supervisor import native
 from oxmgr.supervisor.archive import Archive
 from oxmgr.supervisor.compressing import Compressor
@@ -295,8 +295,7 @@ class Outputs:
         kind = KINDS[number]
         fifo = self._places.pipe(instance.folder, kind)
         spool = Spool(fifo)
-        plain = replace(spec, log_file=None, error_log_file=None)
-        fallback = log_paths(plain, instance.index, self._places.logs)[number - 1]
+        fallback = default_log_paths(spec.name, instance.index, self._places.logs)[number - 1]
 
         def make(fall_back: bool) -> "Log":
             logs = spec.logs

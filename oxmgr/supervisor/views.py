@@ -4,8 +4,8 @@ import time
 
 from oxmgr.model import messages
 from oxmgr.model import status as is_
+from oxmgr.model.logpaths import log_paths
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import log_paths
 from oxmgr.supervisor.limits import wanted
 
 TYPE_CHECKING = False

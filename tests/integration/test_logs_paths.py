@@ -142,9 +142,12 @@ def test_instances_number_their_files(home: Home) -> None:
 
 def test_two_apps_with_one_file_are_refused_by_name(home: Home) -> None:
     path = str(home.folder / "shared.log")
+    (home.folder / "link").symlink_to(".")
     home.apply(home.sh("first", "exec sleep 1000", log_file=path))
     for second in (
         home.sh("second", "exec sleep 1000", log_file=path),
+        home.sh("second", "exec sleep 1000", log_file=str(home.folder / "link" / "shared.log")),
+        home.sh("second", "exec sleep 1000", log_file=f"{home.folder}/link/../{home.folder.name}/shared.log"),
         home.sh("second", "exec sleep 1000", error_log_file=path),
         home.sh("second", "exec sleep 1000", log_file=f"{home.places.logs}/first.err.log", instances=1),
     ):
@@ -153,6 +156,20 @@ def test_two_apps_with_one_file_are_refused_by_name(home: Home) -> None:
         with pytest.raises(Refused, match=r"first and second would both write to .*\.log"):
             home.apply(second)
     assert list(home.views()) == ["first"]
+    with pytest.raises(Refused, match=r"the daemon itself and second would both write to .*oxmgr\.log"):
+        home.apply(home.sh("second", "exec sleep 1000", log_file=home.places.daemon_log))
+
+
+def test_two_that_a_later_link_made_one_keep_nobody_from_changing_others(home: Home) -> None:
+    (home.folder / "one").mkdir()
+    home.apply(
+        home.sh("first", "exec sleep 1000", log_file=f"{home.folder}/one/x.log"),
+        home.sh("second", "exec sleep 1000", log_file=f"{home.folder}/two/x.log"),
+    )
+    (home.folder / "two").symlink_to("one")
+    home.apply(home.sh("third", "exec sleep 1000"))
+    with pytest.raises(Refused, match="first and second would both write to"):
+        home.apply(home.sh("second", "exec sleep 1000", log_file=f"{home.folder}/two/x.log", max_restarts=1))
 
 
 # --- what others do to a log ---
