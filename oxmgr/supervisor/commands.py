@@ -345,8 +345,10 @@ class Commands:
     def _reopen_logs(self, request: m.ReopenLogs, client: "Client") -> None:
         chosen = self._select(request.targets)
         for instance in chosen:
-            for output in dict.fromkeys(instance.outputs.values()):
-                output.reopen()
+            moved = [output.reopen() for output in dict.fromkeys(instance.outputs.values())]
+            if any(moved):
+                # Whoever follows its logs has to look elsewhere.
+                self._events.tell("changed", app=instance.app.spec.name, reason="its log is another file")
         client.finish(m.Done([], [self._fleet.view(one) for one in chosen], {}, self._health.warnings()))
 
     # --- the end ---

@@ -388,4 +388,4 @@ class Fleet:
                 output.drain()
 
     def view(self, instance: Instance) -> messages.InstanceView:
-        return view(instance, self._places)
+        return view(instance, self.launcher.outputs.files(instance))

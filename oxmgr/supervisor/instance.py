@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Timer
     from oxmgr.supervisor.native import Child
-    from oxmgr.supervisor.outputs import Direct, Output
+    from oxmgr.supervisor.output import Direct, Output
     from oxmgr.supervisor.process import Process
 
 

@@ -58,7 +58,7 @@ class Launcher:
         self._background = background
         self._trees = trees
         self._cgroups = trees.cgroups
-        self._outputs = outputs
+        self.outputs = outputs
         self._given = given
         self._fds = getrlimit(RLIMIT_NOFILE)[0]
 
@@ -120,7 +120,7 @@ class Launcher:
     def _has_room(self) -> bool:
         """Whether there are fds left for it, and then for those who come to stop it."""
         try:
-            fd = os.dup(self._outputs.null)
+            fd = os.dup(self.outputs.null)
         except OSError:
             return False
         os.close(fd)
@@ -295,7 +295,7 @@ class Launcher:
             return
         self._close_outputs(instance)
         try:
-            instance.outputs = self._outputs.make(instance)
+            instance.outputs = self.outputs.make(instance)
             instance.wired = wired
         except OSError as error:
             what = f"{error.filename or 'a pipe'}: {error.strerror}"
@@ -310,7 +310,7 @@ class Launcher:
 
     def pick_up(self, instance: "Instance") -> None:
         """It does not run, and a daemon before may have been killed over its last lines."""
-        if self._outputs.has_left(instance):
+        if self.outputs.has_left(instance):
             self.connect(instance)
             self.put_away(instance)
 
@@ -336,7 +336,7 @@ class Launcher:
         instance.gone = True
         self.put_away(instance)
         self._close_outputs(instance)
-        self._outputs.remove(instance)
+        self.outputs.remove(instance)
         if instance.network >= 0:
             os.close(instance.network)
             instance.network = -1

@@ -44,6 +44,10 @@ class LineLog:
         """Whether bytes have left the pipe that are not where they go."""
         return self._pending is not None or self._spool.end > self._spool.start or self._dropped > 0
 
+    def open(self) -> None:
+        """Have the file open. OSError."""
+        self._file.open()
+
     def again(self) -> float | None:
         """When to move again, though nothing new has come: there are dropped lines to tell of."""
         return self._rate.again() if self._dropped else None

@@ -13,7 +13,7 @@ from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oxmgr.supervisor.outputs import Direct, Output
+    from oxmgr.supervisor.output import Direct, Output
 
 UMASK = 0o022
 _PROCESS_GROUP = 1 << 2

@@ -4,13 +4,11 @@ import time
 
 from oxmgr.model import messages
 from oxmgr.model import status as is_
-from oxmgr.model.logpaths import log_paths
 from oxmgr.model.signals import signal_name
 from oxmgr.supervisor.limits import wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oxmgr.model.places import Places
     from oxmgr.supervisor.instance import Instance
 
 
@@ -39,9 +37,9 @@ def observed(instance: "Instance") -> messages.Observed:
     )
 
 
-def view(instance: "Instance", places: "Places") -> messages.InstanceView:
+def view(instance: "Instance", files: tuple[str, str]) -> messages.InstanceView:
+    """`files` are those of its stdout and stderr."""
     spec, state = instance.app.spec, instance.state
-    out, err = log_paths(spec, instance.index, places.logs)
     alive = bool(state.pid)
     return messages.InstanceView(
         name=instance.name,
@@ -64,8 +62,8 @@ def view(instance: "Instance", places: "Places") -> messages.InstanceView:
         tasks=None,
         command=spec.command,
         working_dir=spec.working_dir,
-        log_file=out,
-        error_log_file=err,
+        log_file=files[0],
+        error_log_file=files[1],
         cgroup=instance.cgroup or None,
         oom_kills=state.oom_kills,
         limits=wanted(spec.limits),

@@ -57,6 +57,33 @@ def test_a_path_that_cannot_be_a_log_goes_to_the_default_one_and_status_says_so(
     assert not (home.folder / "elsewhere").exists()
 
 
+def test_who_asks_is_told_the_file_that_is_in_use_also_after_a_takeover_and_when_it_is_down(home: Home) -> None:
+    path = home.folder / "wished.log"
+    path.mkdir()
+    files = [str(default_log(home)), str(default_log(home)).replace(".out.", ".err.")]
+
+    def told(name: str) -> list[str]:
+        view = home.views()[name]
+        return [view.log_file, view.error_log_file]
+
+    # Nothing was printed yet by these, and nothing has to be.
+    home.apply(home.sh("app", "exec sleep 1000", log_file=str(path), error_log_file=str(home.folder)))
+    home.apply(home.sh("both", "exec sleep 1000", log_file=home.places.state))
+    both = [f"{home.places.logs}/both.out.log"] * 2
+    assert told("app") == files and told("both") == both
+    home.kill_daemon()
+    home.start_daemon()
+    assert told("app") == files and told("both") == both
+    home.request(Act("stop", ["app"]))
+    assert told("app") == files
+    path.rmdir()
+    home.request(Act("start", ["app"]))
+    assert told("app") == [str(path), files[1]]
+    home.request(ReopenLogs(["both"]))
+    assert told("both") == both
+    assert home.stop_daemon() == 0
+
+
 def test_a_log_on_a_read_only_disk_goes_to_the_default_one(home: Home) -> None:
     mount = home.folder / "disk"
     mount.mkdir()
@@ -77,6 +104,7 @@ def test_when_the_path_is_mended_reopen_goes_back_to_it(home: Home) -> None:
     path.rmdir()
     home.request(ReopenLogs(["app"]))
     wait_until(lambda: has(path, "tick", 3), "lines where they were wished")
+    assert home.views()["app"].log_file == str(path)
     assert warned(home) == ""
 
 
@@ -161,11 +189,14 @@ def test_two_apps_with_one_file_are_refused_by_name(home: Home) -> None:
 
 
 def test_two_that_a_later_link_made_one_keep_nobody_from_changing_others(home: Home) -> None:
-    (home.folder / "one").mkdir()
     home.apply(
         home.sh("first", "exec sleep 1000", log_file=f"{home.folder}/one/x.log"),
         home.sh("second", "exec sleep 1000", log_file=f"{home.folder}/two/x.log"),
     )
+    wait_until((home.folder / "two").exists, "its folder")
+    for file in (home.folder / "two").iterdir():
+        file.unlink()
+    (home.folder / "two").rmdir()
     (home.folder / "two").symlink_to("one")
     home.apply(home.sh("third", "exec sleep 1000"))
     with pytest.raises(Refused, match="first and second would both write to"):
