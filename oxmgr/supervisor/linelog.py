@@ -74,8 +74,7 @@ class LineLog:
         now = time.time_ns()
         formatter = self._formatter
         formatter.begin(stamp(now), notice=text.encode()[:256])
-        data = formatter.text(b"")
-        self._file.wrote(os.pwrite(self._file.fd, data, self._file.offset), now)
+        self._file.append(formatter.text(b""), now)
 
     def passes(self, error: OSError) -> bool:
         return self._file.passes(error) or self._spool.is_named(error.filename)

@@ -70,13 +70,21 @@ class RawLog:
         self._times.note(self.offset, now)
         self.offset += size
 
+    def append(self, data: bytes, now: int) -> None:
+        """All of it or, with an OSError, nothing: what the disk took of it is taken back."""
+        size = os.pwrite(self.fd, data, self.offset)
+        if size < len(data):
+            os.ftruncate(self.fd, self.offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
+        self.wrote(size, now)
+
     def notice(self, text: str) -> None:
         """A line of ours."""
         self.prepare()
         data = f"{text}\n".encode()
         if not self.at_line_end():
             data = b"\n" + data
-        self.offset += os.pwrite(self.fd, data, self.offset)
+        self.append(data, time.time_ns())
 
     def finish(self) -> None:
         """Its app has ended: there is nothing that waits for the end of a line."""

@@ -124,6 +124,32 @@ def test_when_not_even_the_default_log_can_be_written_to_the_app_goes_on(empty_h
     wait_until(lambda: warned(empty_home) == "", "the trouble to be over")
 
 
+@pytest.mark.parametrize("form", ["raw", "cri"])
+@pytest.mark.parametrize("on_full", ["block", "drop"])
+def test_on_a_read_only_disk_with_no_log_left_it_is_as_on_a_full_one(home: Home, form: str, on_full: str) -> None:
+    logs = Path(home.places.logs)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", logs], check=True)
+    done = home.folder / "done"
+    # The file that it wishes for is on that disk as well.
+    keys = {"log_file": str(logs / "own" / "app.log"), "logs": Logs(format=form, on_full=on_full)}
+    try:
+        home.apply(home.sh("app", COUNTS.format(done=done), **keys))
+        says = "kept waiting" if on_full == "block" else "what it prints is dropped"
+        wait_until(lambda: "Read-only file system" in warned(home) and says in warned(home), "the trouble")
+        if on_full == "drop":
+            wait_until(done.exists, "the app, which does not wait")
+        assert done.exists() == (on_full == "drop")
+        subprocess.run(["mount", "-o", "remount,rw", logs], check=True)
+        wait_until(done.exists, "the app to go on")
+        path = default_log(home)
+        wait_until(lambda: has(path, "line 11999" if on_full == "block" else "bytes were dropped here"), "what is due")
+        if on_full == "block":
+            assert [int(line.rpartition(" ")[2]) for line in path.read_text().splitlines()] == list(range(12000))
+        home.apply(prune=True)
+    finally:
+        subprocess.run(["umount", logs], check=True)
+
+
 # --- paths that are something else ---
 
 
@@ -331,4 +357,32 @@ def test_or_what_does_not_fit_is_dropped_and_counted(home: Home, disk: Path, for
     wait_until(lambda: warned(home) == "", "the trouble to be over")
     (notice,) = [line for line in path.read_text().splitlines() if "dropped here" in line]
     assert "No space left on device" in notice
+    assert not list(Path(home.places.run).glob("*.dropped"))
     assert (" stdout F oxmgr: " in notice) == (form == "cri")
+
+
+@pytest.mark.parametrize("form", ["raw", "cri"])
+@pytest.mark.parametrize("then", ["runs", "has ended"])
+def test_the_count_of_what_was_dropped_outlives_the_daemon(home: Home, disk: Path, form: str, then: str) -> None:
+    ballast = fill(disk)
+    path = disk / "app.log"
+    path.touch()
+    done = home.folder / "done"
+    size = 1_000_000
+    script = f"[ -e {done} ] || head -c {size} /dev/zero; touch {done}; exec sleep 1000"
+    logs = Logs(format=form, max_size_mb=0, on_full="drop")
+    home.apply(home.sh("app", script, log_file=str(path), logs=logs))
+    wait_until(done.exists, "the app, which does not wait")
+    pid = home.pid("app")
+    home.kill_daemon()
+    if then == "has ended":
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    ballast.unlink()
+    home.start_daemon()
+    wait_until(lambda: has(path, "bytes were dropped here"), "the count")
+    (notice,) = [line for line in path.read_text().splitlines() if "dropped here" in line]
+    dropped = int(notice.partition("oxmgr: ")[2].split()[0])
+    assert "No space left on device" in notice
+    assert 0 < dropped <= size
+    wait_until(lambda: not list(Path(home.places.run).glob("*.dropped")), "the count to be forgotten")
