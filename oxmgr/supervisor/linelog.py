@@ -48,6 +48,12 @@ class LineLog:
         """Have the file open. OSError."""
         self._file.open()
 
+    def prepare(self) -> None:
+        """Have the file not too large and not too old. OSError."""
+        self._open()
+        if self._pending is None:
+            self._file.prepare()
+
     def again(self) -> float | None:
         """When to move again, though nothing new has come: there are dropped lines to tell of."""
         return self._rate.again() if self._dropped else None

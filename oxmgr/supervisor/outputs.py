@@ -12,7 +12,7 @@ from oxmgr.supervisor.compressing import Compressor
 from oxmgr.supervisor.linelog import LineLog
 from oxmgr.supervisor.output import BUDGET, NULL, OWN, Direct, Output
 from oxmgr.supervisor.rawlog import RawLog
-from oxmgr.supervisor.sinks import PRIORITIES, Journal, JournalLog, Stdout, StdoutLog
+from oxmgr.supervisor.sinks import PRIORITIES, Journal, JournalLog, SinkLog, Stdout, StdoutLog
 from oxmgr.supervisor.spool import Spool
 
 TYPE_CHECKING = False
@@ -176,14 +176,33 @@ class Outputs:
             for output in dict.fromkeys(instance.outputs.values()):
                 output.flush()
             return
-        spec, paths = instance.app.spec, self.files(instance)
-        for path in dict.fromkeys(path for number, path in enumerate(paths, 1) if not direct_path(spec, number)):
-            if os.path.isfile(path):
-                log = RawLog(path, spec.logs, self._archive)
-                try:
-                    log.empty()
-                finally:
-                    log.close()
+        for path in self.own_files(instance):
+            self._on_closed(path, instance, RawLog.empty)
+
+    def own_files(self, instance: "Instance") -> list[str]:
+        """Those of its files that are ours to write to."""
+        spec = instance.app.spec
+        paths = enumerate(self.files(instance), 1)
+        return list(dict.fromkeys(path for number, path in paths if not direct_path(spec, number)))
+
+    def rotate_old(self, instance: "Instance", path: str) -> None:
+        """That file of it, if its first line is older than max_days. OSError."""
+        for output in instance.outputs.values():
+            if isinstance(output, Output) and output.log.path == path and not isinstance(output.log, SinkLog):
+                output.log.prepare()
+                self.used(output)
+                return
+        if not instance.outputs:
+            self._on_closed(path, instance, RawLog.prepare)
+
+    def _on_closed(self, path: str, instance: "Instance", work: "Callable[[RawLog], None]") -> None:
+        """With a log that no pipe goes to."""
+        if os.path.isfile(path):
+            log = RawLog(path, instance.app.spec.logs, self._archive)
+            try:
+                work(log)
+            finally:
+                log.close()
 
 
 def direct_path(spec: Spec, number: int) -> str:

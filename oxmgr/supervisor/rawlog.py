@@ -154,12 +154,10 @@ class RawLog:
     # --- rotation ---
 
     def _is_due(self) -> bool:
-        size, days, first = self.logs.max_size_mb * MIB, self.logs.max_days, self._times.first_ns
+        size = self.logs.max_size_mb * MIB
         if not self.offset:
             return False
-        if size and self.offset >= size:
-            return True
-        return bool(days and first and time.time_ns() - first > days * DAY_NS)
+        return bool(size and self.offset >= size) or is_old(self._times.first_ns, self.logs)
 
     def _is_over_cap(self) -> bool:
         size = self.logs.max_size_mb * MIB
@@ -226,6 +224,11 @@ class RawLog:
         now = time.time_ns()
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
         return f"{self.path}{ROTATED}{stamp}.{now % 10**9:09}Z"
+
+
+def is_old(first_ns: int, logs: "Logs") -> bool:
+    """Whether a log whose first line came then (0: that is not known) is to be rotated for it."""
+    return bool(logs.max_days and first_ns and time.time_ns() - first_ns > logs.max_days * DAY_NS)
 
 
 def open_folder(path: str) -> int:
