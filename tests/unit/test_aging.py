@@ -11,6 +11,7 @@ from oxmgr.model.logindex import pack_entry, pack_head
 from oxmgr.model.places import Places, find_places
 from oxmgr.model.spec import Logs, Spec
 from oxmgr.supervisor.aging import EVERY, FIRST, Aging
+from oxmgr.supervisor.guard import Guard
 from oxmgr.supervisor.instance import App, Instance
 from oxmgr.supervisor.loop import Loop, Timer
 from oxmgr.supervisor.outputs import Outputs
@@ -51,7 +52,7 @@ class World:
             os.makedirs(path)
         self.logs = Path(self.places.logs)
         self.clock = Clock()
-        self.outputs = Outputs(self.clock, self.places, AtOnce(), lambda text: None)  # type: ignore[arg-type]
+        self.outputs = Outputs(self.clock, self.places, AtOnce(), lambda text: None, Guard(-1))  # type: ignore[arg-type]
         self.instances: list[Instance] = []
         self.aging = Aging(self.clock, AtOnce(), self.outputs, self.instances)  # type: ignore[arg-type]
 
