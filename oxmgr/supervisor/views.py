@@ -4,8 +4,7 @@ import time
 
 from oxmgr.model import messages
 from oxmgr.model import status as is_
-from oxmgr.model.signals import signal_name
-from oxmgr.supervisor.limits import wanted
+from oxmgr.model.views import instance_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,36 +38,17 @@ def observed(instance: "Instance") -> messages.Observed:
 
 def view(instance: "Instance", files: tuple[str, str]) -> messages.InstanceView:
     """`files` are those of its stdout and stderr."""
-    spec, state = instance.app.spec, instance.state
-    alive = bool(state.pid)
-    return messages.InstanceView(
-        name=instance.name,
-        app=spec.name,
-        instance=instance.index,
-        namespace=spec.namespace,
-        status=state.status,
-        desired=is_.RUNNING if state.desired else is_.STOPPED,
-        pid=state.pid or None,
-        restarts=state.restarts,
-        exit_code=state.exit_code,
-        signal=None if state.signal is None else signal_name(state.signal),
-        reason=instance.stuck or state.reason,
-        ready=state.status == is_.RUNNING,
-        health=None,
-        started_at=instance.started_at if alive else None,
-        uptime_ms=int((time.monotonic() - state.started) * 1000) if alive else None,
-        cpu_percent=None,
-        memory_bytes=None,
-        tasks=None,
-        command=spec.command,
-        working_dir=spec.working_dir,
-        log_file=files[0],
-        error_log_file=files[1],
-        cgroup=instance.cgroup or None,
-        oom_kills=state.oom_kills,
-        limits=wanted(spec.limits),
-        warnings=[
-            *instance.warnings,
-            *(output.trouble for output in dict.fromkeys(instance.outputs.values()) if output.trouble),
-        ],
+    state = instance.state
+    made = instance_view(
+        instance.app.spec,
+        observed(instance),
+        files,
+        desired=state.desired,
+        uptime_ms=int((time.monotonic() - state.started) * 1000) if state.pid else None,
     )
+    made.reason = instance.stuck or state.reason
+    made.warnings = [
+        *instance.warnings,
+        *(output.trouble for output in dict.fromkeys(instance.outputs.values()) if output.trouble),
+    ]
+    return made
