@@ -345,7 +345,7 @@ class Commands:
     def _reopen_logs(self, request: m.ReopenLogs, client: "Client") -> None:
         chosen = self._select(request.targets)
         for instance in chosen:
-            moved = [output.reopen() for output in dict.fromkeys(instance.outputs.values())]
+            moved = [output.reopen() for output in instance.outputs]
             if any(moved):
                 # Whoever follows its logs has to look elsewhere.
                 self._events.tell("changed", app=instance.app.spec.name, reason="its log is another file")

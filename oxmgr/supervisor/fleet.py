@@ -381,7 +381,7 @@ class Fleet:
         self.send(instance, Emptied())
 
     def _take_last_lines(self, instance: Instance, empty: bool) -> None:
-        for output in dict.fromkeys(instance.outputs.values()):
+        for output in instance.outputs:
             if empty:
                 output.finish()
             else:

@@ -20,8 +20,8 @@ class Instance:
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
     `pending`: a start is being prepared, `spawning` is the child that a thread makes, `outputs` what its fds 1 and 2
-    go to (`wired`: by what its spec said then), `warnings` what of its spec this host does not hold. The fleet's: the
-    others; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
+    go to, one for both or one each (`wired`: by that spec), `warnings` what of its spec this host does not hold. The
+    fleet's: the others; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
@@ -46,8 +46,8 @@ class Instance:
         self.pending = False
         self.spawning: Child | None = None
         self.stuck = ""
-        self.outputs: dict[int, Output | Direct] = {}
-        self.wired: object = None
+        self.outputs: tuple[Output | Direct, ...] = ()
+        self.wired: Spec | None = None
         self.warnings: list[str] = []
         self.started_at = 0.0
         self.ticks = 0

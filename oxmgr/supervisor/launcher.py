@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oxmgr.model.places import Places
+    from oxmgr.model.spec import Spec
     from oxmgr.supervisor.background import Background
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
@@ -290,13 +291,12 @@ class Launcher:
     def open_outputs(self, instance: "Instance") -> None:
         """Have them as its spec says. StartError when there can be no pipes."""
         spec = instance.app.spec
-        wired = (spec.logs, spec.log_file, spec.error_log_file, spec.sandbox.uid)
-        if instance.outputs and wired == instance.wired:
+        if instance.outputs and instance.wired is not None and _wiring(instance.wired) == _wiring(spec):
             return
         self._close_outputs(instance)
         try:
             instance.outputs = self.outputs.make(instance)
-            instance.wired = wired
+            instance.wired = spec
         except OSError as error:
             what = f"{error.filename or 'a pipe'}: {error.strerror}"
             raise StartError(f"cannot start {instance.name}: make the pipes of its output: {what}", 0) from None
@@ -315,17 +315,16 @@ class Launcher:
             self.put_away(instance)
 
     def _close_outputs(self, instance: "Instance") -> None:
-        for output in dict.fromkeys(instance.outputs.values()):
+        for output in instance.outputs:
             output.drain()
             output.close()
-        instance.outputs = {}
+        instance.outputs = ()
 
     def put_away(self, instance: "Instance") -> None:
         """It is down: its cgroup goes, and its pipes when all that it printed has arrived."""
-        outputs = dict.fromkeys(instance.outputs.values())
-        for output in outputs:
+        for output in instance.outputs:
             output.finish()
-        if all(output.is_empty() for output in outputs):
+        if all(output.is_empty() for output in instance.outputs):
             self._close_outputs(instance)
         if instance.cgroup:
             self._trees.tidy(instance.cgroup)
@@ -340,6 +339,11 @@ class Launcher:
         if instance.network >= 0:
             os.close(instance.network)
             instance.network = -1
+
+
+def _wiring(spec: "Spec") -> tuple[object, ...]:
+    """What its outputs are made by."""
+    return spec.logs, spec.log_file, spec.error_log_file, spec.sandbox.uid
 
 
 def _required(instance: "Instance", why: list[str]) -> str:

@@ -34,6 +34,8 @@ def first_line_ns(log: str) -> int:
 class Times:
     """Of the log at `path`. `first_ns` is when its first line came, 0 when that is not known."""
 
+    __slots__ = ("_fd", "_log", "_noted_ns", "first_ns")
+
     def __init__(self, path: str) -> None:
         self._log = path
         self._fd = -1

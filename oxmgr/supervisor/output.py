@@ -66,21 +66,21 @@ class Direct:
 
 
 class Output:
-    """Number 1 or 2 of an instance. `spec` is the one that its log was made by."""
+    """Number 1 or 2 of an instance, a FIFO of that name. `spec` is the one that its log was made by."""
 
     __slots__ = (
         *("_blocked", "_dropped", "_dropping", "_ended", "_fallen", "_notice", "_outputs", "_retry", "_trouble"),
-        *("fifo", "index", "log", "number", "pipe", "spec"),
+        *("index", "log", "name", "number", "pipe", "spec"),
     )
 
-    def __init__(self, outputs: "Outputs", spec: "Spec", index: int, number: int, fifo: str, pipe: int) -> None:
+    def __init__(self, outputs: "Outputs", spec: "Spec", index: int, number: int, name: str, pipe: int) -> None:
         self.spec = spec
         self.index = index
         self.number = number
-        self.fifo = fifo
+        self.name = name
         self._outputs = outputs
         self._fallen = ""
-        self._dropped, self._trouble = dropped.load(fifo)
+        self._dropped, self._trouble = dropped.load(self.fifo)
         self._dropping = False
         self._retry: Timer | None = None
         self._notice: Timer | None = None
@@ -90,6 +90,10 @@ class Output:
         self.pipe = native.Pipe(pipe)
         outputs.loop.add(self.pipe.fd, READ, self._on_readable)
         self._wire()
+
+    @property
+    def fifo(self) -> str:
+        return f"{self._outputs.places.run}/{self.name}"
 
     @property
     def trouble(self) -> str:
@@ -271,7 +275,7 @@ class Output:
         if isinstance(self.log, SinkLog):
             self.log.forget()
         self._outputs.loop.remove(self.pipe.fd)
-        self._outputs.guard.forget(os.path.basename(self.fifo))
+        self._outputs.guard.forget(self.name)
         os.close(self.pipe.fd)
         self.log.close()
         self._outputs.forget(self)

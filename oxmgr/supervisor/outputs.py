@@ -49,39 +49,39 @@ class Outputs:
         self.null = os.open(NULL, os.O_RDWR | os.O_CLOEXEC)
         self.compressor = Compressor(loop, say)
         self._archive = Archive(self.compressor.add, lambda work: background.run(work, lambda error: None))
-        self._places = places
+        self.places = places
         self._fallen: dict[str, str] = {}
         self._open: dict[Output, None] = {}
         self._stdout: Stdout | None = None
         self._journal: Journal | None = None
 
-    def make(self, instance: "Instance") -> "dict[int, Output | Direct]":
+    def make(self, instance: "Instance") -> "tuple[Output | Direct, ...]":
         """What its fds 1 and 2 go to: one for both when it is the same file. OSError."""
-        spec = instance.app.spec
-        made: dict[int, Output | Direct] = {1: self._make(instance, 1)}
+        out = self._make(instance, 1)
+        if is_shared(instance.app.spec):
+            return (out,)
         try:
-            made[2] = made[1] if is_shared(spec) else self._make(instance, 2)
+            return out, self._make(instance, 2)
         except OSError:
-            made[1].close()
+            out.close()
             raise
-        return made
 
     def _make(self, instance: "Instance", number: int) -> Output | Direct:
         spec = instance.app.spec
         direct = direct_path(spec, number)
         if direct:
             return Direct(direct)
-        fifo = self._places.pipe(instance.folder, KINDS[number])
-        output = Output(self, spec, instance.index, number, fifo, self._open_pipe(instance, number, fifo))
+        name = f"{instance.folder}.{KINDS[number]}"
+        output = Output(self, spec, instance.index, number, name, self._open_pipe(instance, number, name))
         output.look()
-        if _is_behind(fifo):
+        if _is_behind(output.fifo):
             self.loop.at(time.monotonic(), lambda: output.move(BUDGET))
         return output
 
-    def _open_pipe(self, instance: "Instance", number: int, fifo: str) -> int:
+    def _open_pipe(self, instance: "Instance", number: int, name: str) -> int:
         """The one that the guard has kept; else that of its name; else, where somebody has removed that, the one that
         the app itself has open. OSError."""
-        name = os.path.basename(fifo)
+        fifo = f"{self.places.run}/{name}"
         pipe = self.guard.claim(name)
         if pipe >= 0:
             return pipe
@@ -118,32 +118,32 @@ class Outputs:
         path = self.default_path(output)
         if not fall_back:
             self._fallen.pop(path, None)
-            path = log_paths(spec, output.index, self._places.logs)[output.number - 1]
+            path = log_paths(spec, output.index, self.places.logs)[output.number - 1]
         file = RawLog(path, logs, self._archive)
         return LineLog(file, spool, f"std{kind}") if is_spooled(spec) or spool.has_left() else file
 
     def default_path(self, output: Output) -> str:
-        return default_log_paths(output.spec.name, output.index, self._places.logs)[output.number - 1]
+        return default_log_paths(output.spec.name, output.index, self.places.logs)[output.number - 1]
 
     def fell(self, output: Output) -> None:
         """It goes to its default path."""
-        wished = log_paths(output.spec, output.index, self._places.logs)[output.number - 1]
+        wished = log_paths(output.spec, output.index, self.places.logs)[output.number - 1]
         self._fallen[self.default_path(output)] = wished
 
     def files(self, instance: "Instance") -> tuple[str, str]:
         """The files of its stdout and stderr: those that its spec names or, where what it printed last could not go
         there, those that it went to."""
         spec = instance.app.spec
-        out, err = log_paths(spec, instance.index, self._places.logs)
+        out, err = log_paths(spec, instance.index, self.places.logs)
         if not self._fallen:
             return out, err
-        plain = default_log_paths(spec.name, instance.index, self._places.logs)
+        plain = default_log_paths(spec.name, instance.index, self.places.logs)
         used = [to if self._fallen.get(to) == wished else wished for to, wished in zip(plain, (out, err), strict=True)]
         return used[0], used[0] if is_shared(spec) else used[1]
 
     def has_left(self, instance: "Instance") -> bool:
         """Whether a daemon before was killed before all that it had taken of an instance's pipes was where it goes."""
-        return any(_is_behind(self._places.pipe(instance.folder, kind)) for kind in KINDS.values())
+        return any(_is_behind(self.places.pipe(instance.folder, kind)) for kind in KINDS.values())
 
     def used(self, output: Output) -> None:
         """Its file is open; of those that have not been used for longest, some are closed."""
@@ -159,10 +159,10 @@ class Outputs:
 
     def remove(self, instance: "Instance") -> None:
         """The pipes of one that is deleted."""
-        for path in default_log_paths(instance.app.spec.name, instance.index, self._places.logs):
+        for path in default_log_paths(instance.app.spec.name, instance.index, self.places.logs):
             self._fallen.pop(path, None)
         for kind in KINDS.values():
-            path = self._places.pipe(instance.folder, kind)
+            path = self.places.pipe(instance.folder, kind)
             Spool(path).remove()
             dropped.forget(path)
             try:
@@ -173,7 +173,7 @@ class Outputs:
     def flush(self, instance: "Instance") -> None:
         """Empty its logs; rotated files stay. OSError."""
         if instance.outputs:
-            for output in dict.fromkeys(instance.outputs.values()):
+            for output in instance.outputs:
                 output.flush()
             return
         for path in self.own_files(instance):
@@ -187,7 +187,7 @@ class Outputs:
 
     def rotate_old(self, instance: "Instance", path: str) -> None:
         """That file of it, if its first line is older than max_days. OSError."""
-        for output in instance.outputs.values():
+        for output in instance.outputs:
             if isinstance(output, Output) and output.log.path == path and not isinstance(output.log, SinkLog):
                 output.log.prepare()
                 self.used(output)

@@ -35,6 +35,19 @@ PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, er
 class RawLog:
     """`path` is absolute. `trouble` says why it is not rotated, or ""."""
 
+    __slots__ = (
+        "_archive",
+        "_not_before_ns",
+        "_taken_up",
+        "_times",
+        "fd",
+        "inode",
+        "logs",
+        "offset",
+        "path",
+        "trouble",
+    )
+
     behind = False
     """Whether bytes have left the pipe that are not where they go."""
 

@@ -49,6 +49,6 @@ def view(instance: "Instance", files: tuple[str, str]) -> messages.InstanceView:
     made.reason = instance.stuck or state.reason
     made.warnings = [
         *instance.warnings,
-        *(output.trouble for output in dict.fromkeys(instance.outputs.values()) if output.trouble),
+        *(output.trouble for output in instance.outputs if output.trouble),
     ]
     return made

@@ -84,7 +84,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
     for instance in made.instances:
-        for output in instance.outputs.values():
+        for output in instance.outputs:
             output.close()
 
 
