@@ -12,6 +12,7 @@ from oxmgr.cli.settle import settle
 from oxmgr.client.connection import NoDaemon, NotRunning, connect
 from oxmgr.client.launch import connect_or_start, start_attached
 from oxmgr.client.saved import read_saved, read_saved_specs
+from oxmgr.model.logpaths import log_paths
 from oxmgr.model.messages import (
     DONE,
     FAILED,
@@ -26,7 +27,7 @@ from oxmgr.model.messages import (
 )
 from oxmgr.model.places import Places
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, instance_name, log_paths, name_error
+from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, instance_name, name_error
 from oxmgr.model.status import DOWN
 from oxmgr.model.targets import selects
 

@@ -4,20 +4,19 @@ import os
 import time
 
 from oxmgr.model import status as is_
-from oxmgr.model.codec import UNREADABLE, Decoder
+from oxmgr.model.codec import UNREADABLE, Decoder, replace
+from oxmgr.model.logpaths import log_paths
 from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, SavedApp
 from oxmgr.model.places import Places
 from oxmgr.model.records import Newer, read_records
-from oxmgr.model.signals import signal_name
 from oxmgr.model.snapshot import Snapshot, choose, missing, unpack
-from oxmgr.model.spec import Limits, Spec, instance_name, log_paths
+from oxmgr.model.spec import Spec
 from oxmgr.model.targets import selects
+from oxmgr.model.views import instance_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oxmgr.model.codec import Struct
-
-NO_AMOUNTS = ("cpu_window_secs", "required")
 
 
 def read_saved(places: Places, targets: list[str]) -> tuple[list[InstanceView], list[str]]:
@@ -115,7 +114,6 @@ def _read(path: str, kind: str, decoder: "Decoder[Journaled] | Decoder[Event]") 
 
 def _view(app: SavedApp, index: int, seen: Observed | None, places: Places) -> InstanceView:
     spec = app.spec
-    out, err = log_paths(spec, index, places.logs)
     seen = seen or Observed(spec.name, index, is_.STOPPED)
     alive = _is_alive(seen)
     status, reason = seen.status, seen.reason
@@ -123,39 +121,10 @@ def _view(app: SavedApp, index: int, seen: Observed | None, places: Places) -> I
         status, reason = is_.RUNNING, "its daemon is gone; the next one takes it over"
     elif status not in is_.DOWN:
         status, reason = is_.STOPPED, "no daemon runs"
-    return InstanceView(
-        name=instance_name(spec.name, index, spec.instances),
-        app=spec.name,
-        instance=index,
-        namespace=spec.namespace,
-        status=status,
-        desired=is_.STOPPED if index in app.stopped else is_.RUNNING,
-        pid=seen.pid if alive else None,
-        restarts=seen.restarts,
-        exit_code=seen.exit_code,
-        signal=None if seen.signal is None else signal_name(seen.signal),
-        reason=reason,
-        ready=alive,
-        health=None,
-        started_at=seen.started_at if alive else None,
-        uptime_ms=int((time.time() - seen.started_at) * 1000) if alive else None,
-        cpu_percent=None,
-        memory_bytes=None,
-        tasks=None,
-        command=spec.command,
-        working_dir=spec.working_dir,
-        log_file=out,
-        error_log_file=err,
-        cgroup=(seen.cgroup or None) if alive else None,
-        oom_kills=seen.oom_kills,
-        limits=set_limits(spec.limits),
-    )
-
-
-def set_limits(limits: Limits) -> dict[str, float | str]:
-    """As the daemon tells them: without those that say how and not how much."""
-    found = {key: getattr(limits, key) for key in Limits.__struct_fields__ if key not in NO_AMOUNTS}
-    return {key: value for key, value in found.items() if value is not None}
+    seen = replace(seen, status=status, reason=reason, cgroup=seen.cgroup if alive else "")
+    uptime_ms = int((time.time() - seen.started_at) * 1000) if alive else None
+    files = log_paths(spec, index, places.logs)
+    return instance_view(spec, seen, files, desired=index not in app.stopped, uptime_ms=uptime_ms)
 
 
 def _is_alive(seen: Observed) -> bool:

@@ -18,6 +18,8 @@ from oxmgr.config.ready import ready_error
 from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_caller
 from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.graph import find_cycle, start_order
+from oxmgr.model.logpaths import shared_logs
+from oxmgr.model.places import find_places
 from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
 
 FILE = "oxfile.toml"
@@ -135,6 +137,7 @@ class _Oxfile:
         if not tables and not self.problems:
             self.fail(("processes",), "no app: write a [processes.NAME] table with a command")
         specs: dict[str, Spec] = {}
+        layers: dict[str, Layer] = {}
         disabled: set[str] = set()
         self.check_profile(tables)
         for name, value in tables.items():
@@ -149,8 +152,9 @@ class _Oxfile:
                 continue
             spec = self.app(name, merged)
             if spec is not None:
-                specs[name] = spec
+                specs[name], layers[name] = spec, merged
         self.check_dependencies(set(tables), disabled)
+        self.check_logs(list(specs.values()), layers)
         for name in only or ():
             if name not in tables:
                 self.problems.append(
@@ -185,6 +189,19 @@ class _Oxfile:
         cycle = find_cycle(self.depends)
         if cycle:
             self.fail(("processes", cycle[0], "depends_on"), f"goes in a circle: {' → '.join(cycle)}")
+
+    def check_logs(self, specs: list[Spec], layers: dict[str, Layer]) -> None:
+        try:
+            logs = find_places(self.environ, self.caller.uid).logs
+        except ValueError:
+            logs = ""
+        told: set[tuple[str, str]] = set()
+        for path, one, other in shared_logs(specs, logs, os.path.realpath):
+            if (one[0], other[0]) in told:
+                continue
+            told.add((one[0], other[0]))
+            where = next(layers[name][key,].where for name, key in (other, one) if key)
+            self.fail(where, f"{one[0]} and {other[0]} would both write to {path}: set another log_file")
 
     # --- its layers: defaults, then an app, then a profile ---
 

@@ -5,6 +5,7 @@ leads out of a folder, no text that ends early. Whether this host can do what is
 """
 
 from oxmgr.model.capabilities import capability_mask
+from oxmgr.model.logpaths import log_name_error
 from oxmgr.model.spec import (
     CONDITIONS,
     LOG_FORMATS,
@@ -182,9 +183,16 @@ def _environment(env: dict[str, str]) -> str | None:
 def _paths(spec: Spec) -> str | None:
     return (
         _path("working_dir", spec.working_dir)
-        or (_path("log_file", spec.log_file) if spec.log_file is not None else None)
-        or (_path("error_log_file", spec.error_log_file) if spec.error_log_file is not None else None)
+        or _log("log_file", spec.log_file)
+        or _log("error_log_file", spec.error_log_file)
     )
+
+
+def _log(key: str, path: str | None) -> str | None:
+    if path is None:
+        return None
+    wrong = log_name_error(path)
+    return _path(key, path) or (f"{key}: {wrong}" if wrong else None)
 
 
 def _path(key: str, path: str) -> str | None:

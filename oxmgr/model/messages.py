@@ -175,7 +175,8 @@ class InstanceView(Struct):
     and `tasks` are the tree's, read by whoever shows them, null where they are unknown. `signal` is the name
     of the one that ended the last main process, else null. `cgroup` is its folder in cgroup v2, null without one;
     `oom_kills` how often the kernel killed of it because memory had run out, since the last reset; `limits` those that
-    are set; `warnings` what of its limits and sandbox this host does not hold.
+    are set; `warnings` what of its limits and sandbox this host does not hold, and what is wrong with its logs;
+    `log_file` and `error_log_file` are the files in use, which need not be those that were asked for.
     """
 
     name: str

@@ -3,6 +3,7 @@
 import os
 
 from oxmgr.model.codec import Struct
+from oxmgr.model.logpaths import DAEMON_LOG
 
 
 class Places(Struct, frozen=True):
@@ -36,7 +37,7 @@ class Places(Struct, frozen=True):
 
     @property
     def daemon_log(self) -> str:
-        return f"{self.logs}/oxmgr.log"
+        return f"{self.logs}/{DAEMON_LOG}"
 
     def stdin(self, instance: str) -> str:
         return f"{self.run}/{instance}.stdin"

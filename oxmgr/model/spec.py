@@ -205,34 +205,3 @@ def name_error(name: str) -> str | None:
 def instance_name(app: str, index: int, instances: int) -> str:
     """`api` when there is one instance, `api:0`, `api:1` when there are more."""
     return app if instances == 1 and index == 0 else f"{app}:{index}"
-
-
-def log_paths(spec: Spec, index: int, logs: str) -> tuple[str, str]:
-    """The files that hold stdout and stderr of an instance.
-
-    The first instance's files carry the app's name alone, so that they stay the same when the app is scaled;
-    the others add `:N`, which no app's name can contain.
-    """
-    out = spec.log_file or f"{logs}/{spec.name}.out.log"
-    err = spec.error_log_file or (out if spec.log_file else f"{logs}/{spec.name}.err.log")
-    return _numbered(out, index), _numbered(err, index)
-
-
-def shared_log(specs: list[Spec], logs: str) -> tuple[str, str, str] | None:
-    """A file that two apps would write to, and their names."""
-    owners: dict[str, str] = {}
-    own = {spec.name for spec in specs if spec.log_file or spec.error_log_file}
-    for spec in specs if own else ():
-        for index in range(spec.instances if spec.logs.sink == "file" else 0):
-            for path in log_paths(spec, index, logs):
-                if owners.setdefault(path, spec.name) != spec.name and not path.startswith("/dev/"):
-                    return path, owners[path], spec.name
-    return None
-
-
-def _numbered(path: str, index: int) -> str:
-    if index == 0 or path.startswith("/dev/"):
-        return path
-    folder, _, file = path.rpartition("/")
-    stem, dot, ending = file.partition(".")
-    return f"{folder}/{stem}:{index}{dot}{ending}"

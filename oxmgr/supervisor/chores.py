@@ -126,7 +126,7 @@ class Chore:
                         instance.app.environ,
                         chores.launcher.given,
                         stdin="/dev/null",
-                        outputs={1: _Into(self._said_to), 2: _Into(self._said_to)},  # type: ignore[dict-item]
+                        outputs=(_Into(self._said_to),),  # type: ignore[arg-type]
                         cgroup=folder,
                         network=instance.network if spec.sandbox.private_network else -1,
                         child=self._child,

@@ -10,8 +10,9 @@ from oxmgr.model import status as is_
 from oxmgr.model.check import NUMBERS, spec_error
 from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle
+from oxmgr.model.logpaths import shared_logs
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import NAME_LIMIT, Limits, Spec, shared_log
+from oxmgr.model.spec import NAME_LIMIT, Limits, Spec
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
 from oxmgr.supervisor.handover import PROGRAM_WORDS
@@ -224,10 +225,10 @@ class Commands:
         after = {spec.name: spec for spec in specs}
         if not prune:
             after = {name: app.spec for name, app in self._fleet.apps.items()} | after
-        shared = shared_log(list(after.values()), self._places.logs)
-        if shared is not None:
-            path, one, other = shared
-            raise Refusal(f"{one} and {other} would both write to {path}: give one of them another log_file")
+        for path, (one, _), (other, _) in shared_logs(list(after.values()), self._places.logs, os.path.realpath):
+            # Of others it is no business of this request: a link that made two files one may have come later.
+            if one in names or other in names:
+                raise Refusal(f"{one} and {other} would both write to {path}: set another log_file")
         cycle = find_cycle(self._fleet.graph() | {spec.name: list(spec.depends_on) for spec in specs})
         if cycle:
             raise Refusal(f"depends_on goes in a circle: {' → '.join(cycle)}: take one of them out")
@@ -385,8 +386,10 @@ class Commands:
     def _reopen_logs(self, request: m.ReopenLogs, client: "Client") -> None:
         chosen = self._select(request.targets)
         for instance in chosen:
-            for output in dict.fromkeys(instance.outputs.values()):
-                output.reopen()
+            moved = [output.reopen() for output in instance.outputs]
+            if any(moved):
+                # Whoever follows its logs has to look elsewhere.
+                self._events.tell("changed", app=instance.app.spec.name, reason="its log is another file")
         client.finish(m.Done([], [self._fleet.view(one) for one in chosen], {}, self._health.warnings()))
 
     # --- the end ---

@@ -12,6 +12,7 @@ import _prctl
 from oxmgr import __version__
 from oxmgr.model.places import Places, find_places
 from oxmgr.supervisor import native
+from oxmgr.supervisor.aging import Aging
 from oxmgr.supervisor.background import Background
 from oxmgr.supervisor.cgroup import open_cgroups
 from oxmgr.supervisor.commands import Commands
@@ -126,6 +127,7 @@ def _set_up(
     launcher = Launcher(places, loop, background, trees, outputs, given)
     fleet = Fleet(loop, journal, events, trees, launcher, places, background)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
+    Aging(loop, background, outputs, fleet)
     handover = Handover(loop, desired, launcher, guard, log, lock, given, options)
     commands.handover = handover
     signals = native.signalfd(list(SIGNALS))

@@ -310,7 +310,7 @@ class Fleet:
         if instance.down:
             if self._shares(instance):
                 # The pipes are the other one's from now on.
-                instance.outputs = {}
+                instance.outputs = ()
             self.launcher.put_away(instance)
             self.hooks.drop(instance)
         self._soft.update(instance)
@@ -452,7 +452,7 @@ class Fleet:
     def _take_last_lines(self, instance: Instance, empty: bool) -> None:
         # Pipes that another one still prints to have no last line yet.
         alone = not self._shares(instance)
-        for output in dict.fromkeys(instance.outputs.values()):
+        for output in instance.outputs:
             if empty and alone:
                 output.finish()
             else:
@@ -472,4 +472,4 @@ class Fleet:
         return len(same) > 1
 
     def view(self, instance: Instance) -> messages.InstanceView:
-        return view(instance, self._places, self.probes.health(instance))
+        return view(instance, self.launcher.outputs.files(instance), self.probes.health(instance))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from oxmgr.supervisor.loop import Timer
     from oxmgr.supervisor.native import Child
-    from oxmgr.supervisor.outputs import Direct, Output
+    from oxmgr.supervisor.output import Direct, Output
     from oxmgr.supervisor.process import Process
 
 
@@ -26,10 +26,10 @@ class Instance:
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
     `pending`: a start is being prepared, `prepared`: what is run before it has been, `spawning` is the child that a
-    thread makes, `outputs` what its fds 1 and 2 go to (`wired`: by what its spec said then), `warnings` what of its
-    spec this host does not hold, `marks` where in its log files this run begins. The fleet's: the others; `extra`: it
-    is not the one that users see, but one that it has replaced, or that is to replace it; `gone`: it was removed;
-    `stuck` is why it cannot be killed, or "".
+    thread makes, `outputs` what its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `warnings`
+    what of its spec this host does not hold, `marks` where in its log files this run begins. The fleet's: the others;
+    `extra`: it is not the one that users see, but one that it has replaced, or that is to replace it; `gone`: it was
+    removed; `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
@@ -69,8 +69,8 @@ class Instance:
         self.prepared = False
         self.spawning: Child | None = None
         self.stuck = ""
-        self.outputs: dict[int, Output | Direct] = {}
-        self.wired: object = None
+        self.outputs: tuple[Output | Direct, ...] = ()
+        self.wired: Spec | None = None
         self.warnings: list[str] = []
         self.marks: dict[str, int] = NO_MARKS
         self.started_at = 0.0

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oxmgr.model.places import Places
+    from oxmgr.model.spec import Spec
     from oxmgr.supervisor.background import Background
     from oxmgr.supervisor.hooks import HookRunner
     from oxmgr.supervisor.instance import Instance
@@ -63,7 +64,7 @@ class Launcher:
         self._background = background
         self._trees = trees
         self._cgroups = trees.cgroups
-        self._outputs = outputs
+        self.outputs = outputs
         self.given = given
         self._fds = getrlimit(RLIMIT_NOFILE)[0]
 
@@ -128,7 +129,7 @@ class Launcher:
             raise StartError(f"cannot start {instance.name}: {why}", errno.EMFILE)
         self.open_outputs(instance)
         if spec.ready.startswith("log:"):
-            for output in instance.outputs.values():
+            for output in instance.outputs:
                 output.drain()
             instance.marks = marks(instance, self._places.logs)
         if spec.sandbox.uid >= 0:
@@ -145,7 +146,7 @@ class Launcher:
     def _has_room(self) -> bool:
         """Whether there are fds left for it, and then for those who come to stop it."""
         try:
-            fd = os.dup(self._outputs.null)
+            fd = os.dup(self.outputs.null)
         except OSError:
             return False
         os.close(fd)
@@ -319,13 +320,12 @@ class Launcher:
         other = None if instance.outputs else self.beside(instance)
         if other is not None:
             instance.outputs, instance.wired = other.outputs, other.wired
-        wired = (spec.logs, spec.log_file, spec.error_log_file, spec.sandbox.uid)
-        if instance.outputs and wired == instance.wired:
+        if instance.outputs and instance.wired is not None and _wiring(instance.wired) == _wiring(spec):
             return
         self._close_outputs(instance)
         try:
-            instance.outputs = self._outputs.make(instance)
-            instance.wired = wired
+            instance.outputs = self.outputs.make(instance)
+            instance.wired = spec
         except OSError as error:
             what = f"{error.filename or 'a pipe'}: {error.strerror}"
             raise StartError(f"cannot start {instance.name}: make the pipes of its output: {what}", 0) from None
@@ -339,22 +339,21 @@ class Launcher:
 
     def pick_up(self, instance: "Instance") -> None:
         """It does not run, and a daemon before may have been killed over its last lines."""
-        if self._outputs.has_left(instance):
+        if self.outputs.has_left(instance):
             self.connect(instance)
             self.put_away(instance)
 
     def _close_outputs(self, instance: "Instance") -> None:
-        for output in dict.fromkeys(instance.outputs.values()):
+        for output in instance.outputs:
             output.drain()
             output.close()
-        instance.outputs = {}
+        instance.outputs = ()
 
     def put_away(self, instance: "Instance") -> None:
         """It is down: its cgroup goes, and its pipes when all that it printed has arrived."""
-        outputs = dict.fromkeys(instance.outputs.values())
-        for output in outputs:
+        for output in instance.outputs:
             output.finish()
-        if all(output.is_empty() for output in outputs):
+        if all(output.is_empty() for output in instance.outputs):
             self._close_outputs(instance)
         if instance.cgroup:
             self._trees.tidy(instance.cgroup)
@@ -366,10 +365,15 @@ class Launcher:
         self.put_away(instance)
         self._close_outputs(instance)
         if not instance.extra:
-            self._outputs.remove(instance)
+            self.outputs.remove(instance)
         if instance.network >= 0:
             os.close(instance.network)
             instance.network = -1
+
+
+def _wiring(spec: "Spec") -> tuple[object, ...]:
+    """What its outputs are made by."""
+    return spec.logs, spec.log_file, spec.error_log_file, spec.sandbox.uid
 
 
 def _required(instance: "Instance", why: list[str]) -> str:

@@ -13,7 +13,7 @@ from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oxmgr.supervisor.outputs import Direct, Output
+    from oxmgr.supervisor.output import Direct, Output
 
 UMASK = 0o022
 _PROCESS_GROUP = 1 << 2
@@ -114,7 +114,7 @@ def start(
     given: list[int],
     *,
     stdin: str,
-    outputs: "dict[int, Output | Direct]",
+    outputs: "tuple[Output | Direct, ...]",
     cgroup: int = -1,
     network: int = -1,
     child: native.Child | None = None,
@@ -126,8 +126,9 @@ def start(
     fds: list[int] = []
     try:
         fds.append(_open_stdin(stdin))
-        fds.append(outputs[1].open_for_app())
-        fds.append(outputs[2].open_for_app() if outputs[2] is not outputs[1] else fds[1])
+        fds += [output.open_for_app() for output in outputs]
+        # One for both, or one each.
+        fds += fds[1:] if len(outputs) == 1 else []
         pid, pidfd = native.spawn(
             _strings(spec.argv),
             _strings([f"{key}={value}" for key, value in own_env(spec, index, run).items()]),

@@ -103,6 +103,8 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(log_file="/var/log/a\0b"), "log_file: a path cannot hold a NUL"),
         (spec(log_file=""), "log_file: expected an absolute path"),
         (spec(error_log_file="x.log"), "error_log_file: expected an absolute path"),
+        (spec(log_file="/x.log~next"), "log_file: a log's name cannot have a ~"),
+        (spec(error_log_file="/x.idx"), "error_log_file: a log's name cannot end in .idx"),
         (spec(log_file="/" + "x" * 5000), "log_file: a path of 5001 characters"),
         (spec(env={"": "x"}), "env: '' cannot be a variable's name"),
         (spec(env={"A=B": "x"}), "env: 'A=B' cannot be a variable's name"),

@@ -97,6 +97,56 @@ def test_the_daemons_own_log_is_two_files_of_a_bounded_size(tmp_path: Path) -> N
     log.close()
 
 
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_the_daemons_own_log_goes_on_where_it_should_be_when_somebody_has_removed_it(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "logs" / "own.log"
+    log = Log(str(path))
+    log("before")
+    path.unlink()
+    if what == "folder":
+        path.parent.rmdir()
+    log("after")
+    log.close()
+    assert [line.split(" ", 2)[2] for line in path.read_text().splitlines()] == ["after"]
+
+
+def test_and_when_somebody_has_renamed_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.log"
+    log = Log(str(path))
+    log("before")
+    path.rename(tmp_path / "aside")
+    log("after")
+    # logrotate's `create`.
+    path.rename(tmp_path / "aside.2")
+    path.touch()
+    log("last")
+    log.close()
+    assert [(tmp_path / name).read_text().split()[2:] for name in ("aside", "aside.2", "own.log")] == [
+        *(["before"], ["after"], ["last"])
+    ]
+
+
+def test_lines_that_cannot_be_written_are_counted_and_told_of(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    path = folder / "own.log"
+    log = Log(str(path))
+    log("before")
+    folder.rename(tmp_path / "aside")
+    folder.touch()
+    # Its name is taken, but the file is still there under another one.
+    log("aside")
+    assert (tmp_path / "aside" / "own.log").read_text().count("\n") == 2
+    (tmp_path / "aside" / "own.log").unlink()
+    for _ in range(3):
+        log("to nobody")
+    folder.unlink()
+    log("after")
+    log.close()
+    told = [line.split(" ", 2)[2] for line in path.read_text().splitlines()]
+    assert told == ["3 lines before this one could not be written", "after"]
+
+
 def test_a_log_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
-    log = Log(str(tmp_path / "nosuch" / "own.log"))
+    (tmp_path / "file").touch()
+    log = Log(str(tmp_path / "file" / "own.log"))
     log("to nobody")
