@@ -7,7 +7,7 @@ FUZZ_FILES = tests/faults/fuzz_format.c csrc/format.c
 FUZZ_FLAGS = -std=gnu11 -D_GNU_SOURCE -g -O1 -fno-sanitize-recover=all
 C_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-sign-conversion -Werror
 
-.PHONY: run stop test lint native-test kernel-test bench bench-peers campaign fuzz clean help
+.PHONY: run stop test lint native-test kernel-test bench bench-peers campaign reexec-campaign fuzz clean help
 
 help:
 	@echo "make run          build, start examples/quickstart, kill an instance, show the downtime"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench        the figures of docs/benchmarks.md"
 	@echo "make bench-peers  the same lines through other loggers"
 	@echo "make campaign     3,000,000 lines, 200 kills of the daemon, a full disk: each line once, in order"
+	@echo "make reexec-campaign  the daemon is replaced 1,000 times under load: same pids, each line once, nothing leaked"
 	@echo "make fuzz         the formatter of logs with random bytes, under the sanitizers"
 	@echo "make clean        remove what was built"
 
@@ -45,16 +46,17 @@ lint: .venv/.dev
 	$(VENV)/lint-imports --no-logo
 	$(VENV)/clang-format --dry-run -Werror csrc/*.c csrc/*.h
 	for file in csrc/*.c; do $(CC) $(C_FLAGS) -c $$file -o /dev/null || exit 1; done
+	$(CC) $(C_FLAGS) -DOX_LIBC -c csrc/guard.c -o /dev/null
 	cppcheck -q --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -D_GNU_SOURCE csrc
 
-# The tests of the extension, on one that AddressSanitizer and UndefinedBehaviorSanitizer watch.
+# The tests of the extension and of the guard, on those that AddressSanitizer and UndefinedBehaviorSanitizer watch.
 native-test: .venv/.dev
 	@rm -rf build/asan && mkdir -p build/asan
 	@OXMGR_SANITIZE=1 $(VENV)/python setup.py -q build --build-base build/asan/tmp --build-lib build/asan/lib
 	@env -u OXMGR_HOME BUILT_PACKAGE=$(CURDIR)/build/asan/lib \
 		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 PYTHONMALLOC=malloc \
-		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py tests/unit/test_native_rights.py tests/unit/test_format.py tests/unit/test_rawlog.py tests/unit/test_linelog.py
+		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py tests/unit/test_native_rights.py tests/unit/test_format.py tests/unit/test_rawlog.py tests/unit/test_linelog.py tests/faults/test_guard.py
 
 # The tests that need root and the whole of cgroup v2, in a VM that is emulated in software.
 kernel-test: .venv/.dev
@@ -68,6 +70,9 @@ bench-peers: .venv/.dev
 
 campaign: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.faults.campaign $(ARGS)
+
+reexec-campaign: .venv/.dev
+	@env -u OXMGR_HOME $(VENV)/python -m tests.faults.reexec $(ARGS)
 
 # With libFuzzer where there is a clang, else with bytes of its own making.
 fuzz:

@@ -113,8 +113,11 @@ IN_CHILD static void write_pids(struct order *order) {
         int count = 0;
         while (*at)
             at++;
-        for (long left = pid; left > 0; left /= 10)
+        long left = pid;
+        do {
             digits[count++] = (char)('0' + left % 10);
+            left /= 10;
+        } while (left > 0);
         while (count)
             *at++ = digits[--count];
         *at = '\0';

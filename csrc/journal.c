@@ -9,7 +9,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define PARTS 4
+#define PARTS 5
+#define PARTIAL "OXMGR_PARTIAL=1\n" /* the line goes on in the next message */
 
 /* What does not fit into a datagram goes into a file in memory that nobody can change any more. -errno when not. */
 static int send_as_file(int journal, struct iovec *parts) {
@@ -43,6 +44,7 @@ static int send_line(int journal, const char *fields, int64_t fields_size, const
     for (int i = 0; i < 8; i++)
         head[8 + i] = (char)((uint64_t)line->length >> 8 * i);
     struct iovec parts[PARTS] = {{(void *)fields, (size_t)fields_size},
+                                 {PARTIAL, line->partial ? sizeof PARTIAL - 1 : 0},
                                  {head, sizeof head},
                                  {(void *)line->text, (size_t)line->length},
                                  {"\n", 1}};

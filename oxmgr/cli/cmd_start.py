@@ -12,10 +12,22 @@ from oxmgr.cli.settle import settle
 from oxmgr.client.connection import NoDaemon, NotRunning, connect
 from oxmgr.client.launch import connect_or_start, start_attached
 from oxmgr.client.saved import read_saved, read_saved_specs
-from oxmgr.model.messages import DONE, FAILED, Act, Apply, Change, Done, GetInstances, Instances, InstanceView
+from oxmgr.model.logpaths import log_paths
+from oxmgr.model.messages import (
+    DONE,
+    FAILED,
+    Act,
+    Apply,
+    Change,
+    Done,
+    GetInstances,
+    Instances,
+    InstanceView,
+    StopDaemon,
+)
 from oxmgr.model.places import Places
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, instance_name, log_paths, name_error
+from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, instance_name, name_error
 from oxmgr.model.status import DOWN
 from oxmgr.model.targets import selects
 
@@ -195,10 +207,22 @@ def _foreground(specs: list[Spec], args: Args) -> int:
             stop.ask()
         _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        # The guard was killed, and the daemon is becoming another.
+        _end_what_is_left(places)
     if code:
         how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         sys.stderr.write(f"oxmgr: the daemon {how}: see {places.daemon_log}\n")
     return FAILED if code else DONE
+
+
+def _end_what_is_left(places: Places) -> None:
+    try:
+        connection = connect(places)
+        ask(connection, StopDaemon())
+        connection.wait_for_end()
+    except NotRunning:
+        pass
 
 
 class Stop:

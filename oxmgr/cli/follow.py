@@ -222,9 +222,15 @@ class Follow:
         inode, size, began_ns = self._before.get(path, (0, 0, self._before[""][2]))
         rotated = self._sources.folders.rotated(path)
         live = open_live(path, source)
+        begin = None
         if live is not None and live.inode == inode:
+            begin = min(size, live.size)
+        elif live is not None and os.path.dirname(path) != self._places.logs:
+            # How it was when the command began, nobody has looked.
+            begin = live.offset_since(began_ns) or None
+        if begin is not None:
             follower = Follower(path, source, self._sources.folders, last=rotated[-1] if rotated else "")
-            follower.begin_at(live, min(size, live.size), live=True)
+            follower.begin_at(live, begin, live=True)
             return follower
         old = [one for one in rotated if (rotated_at(one) or 0) < began_ns]
         return Follower(path, source, self._sources.folders, last=old[-1] if old else "")

@@ -9,9 +9,9 @@ from oxmgr.client.connection import Connection, NoDaemon, Refused, connect
 from oxmgr.client.logchain import Chain, Folders
 from oxmgr.client.logfile import Source
 from oxmgr.client.saved import read_saved, read_saved_specs
+from oxmgr.model.logpaths import default_log_paths
 from oxmgr.model.messages import DONE, NO_DAEMON, NO_SUCH_APP, GetInstances, Instances, InstanceView
 from oxmgr.model.places import Places
-from oxmgr.model.spec import Spec, log_paths
 
 KINDS = ("out", "err")
 ELSEWHERE = {
@@ -58,7 +58,7 @@ class Sources:
         taken: list[tuple[str, Source]] = []
         for view in views:
             out, err = view.log_file, view.error_log_file
-            plain = _default_paths(view.app, view.instance, self._places)
+            plain = default_log_paths(view.app, view.instance, self._places.logs)
             for kind in self._kinds:
                 at = KINDS.index(kind)
                 taken += self.add((out, err)[at], view.name, view.app, view.instance, "" if out == err else kind)
@@ -79,7 +79,7 @@ class Sources:
         app, _, number = target.partition(":")
         if "/" in target or not (number or "0").isdecimal():
             return False
-        for kind, path in zip(KINDS, _default_paths(app, int(number or 0), self._places), strict=True):
+        for kind, path in zip(KINDS, default_log_paths(app, int(number or 0), self._places.logs), strict=True):
             if kind in self._kinds and (os.path.lexists(path) or self.folders.rotated(path)):
                 self.add(path, target, app, int(number or 0), kind)
                 found = True
@@ -94,11 +94,6 @@ class Sources:
 
     def chains(self) -> list[Chain]:
         return [Chain(path, source, self.folders) for path, source in self.found.items()]
-
-
-def _default_paths(app: str, index: int, places: Places) -> tuple[str, str]:
-    """Where it prints to when it was not asked to do so anywhere else."""
-    return log_paths(Spec(app, "", [], "/"), index, places.logs)
 
 
 def _ask(connection: Connection, targets: list[str]) -> tuple[list[InstanceView], Refused | None]:

@@ -4,26 +4,24 @@ import os
 import time
 
 from oxmgr.model import status as is_
-from oxmgr.model.codec import DecodeError, Decoder
-from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, Saved, SavedApp, SavedEnviron
+from oxmgr.model.codec import UNREADABLE, Decoder, replace
+from oxmgr.model.logpaths import log_paths
+from oxmgr.model.messages import Event, InstanceView, Journaled, Observed, SavedApp
 from oxmgr.model.places import Places
 from oxmgr.model.records import Newer, read_records
-from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import Limits, Spec, instance_name, log_paths
+from oxmgr.model.snapshot import Snapshot, choose, missing, unpack
+from oxmgr.model.spec import Spec
 from oxmgr.model.targets import selects
+from oxmgr.model.views import instance_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeGuard
-
     from oxmgr.model.codec import Struct
-
-NO_AMOUNTS = ("cpu_window_secs", "required")
 
 
 def read_saved(places: Places, targets: list[str]) -> tuple[list[InstanceView], list[str]]:
     """The instances that these targets select (none: all), and what is wrong with the files."""
-    apps, wrong = _read(places.desired, "desired", Decoder(Saved))
+    desired, wrong = _read_desired(places)
     entries, wrong_journal = _read(places.journal, "journal", Decoder(Journaled))
     seen: dict[tuple[str, int], Observed] = {}
     for entry in entries:
@@ -31,7 +29,7 @@ def read_saved(places: Places, targets: list[str]) -> tuple[list[InstanceView], 
             seen[entry.app, entry.index] = entry
     views = [
         _view(app, index, seen.get((app.spec.name, index)), places)
-        for app in filter(is_app, apps)
+        for app in desired.apps.values()
         for index in range(app.spec.instances)
         if not targets or any(selects(target, app.spec.name, index, app.spec.namespace) for target in targets)
     ]
@@ -40,25 +38,20 @@ def read_saved(places: Places, targets: list[str]) -> tuple[list[InstanceView], 
 
 def read_saved_specs(places: Places) -> dict[str, Spec]:
     """Each app as it was asked for, by its name."""
-    return {app.spec.name: app.spec for app in _read(places.desired, "desired", Decoder(Saved))[0] if is_app(app)}
+    return {name: app.spec for name, app in _read_desired(places)[0].apps.items()}
 
 
 def read_saved_env(places: Places, target: str) -> dict[str, str] | None:
     """The environment of the next start of the first instance that the target selects; None when it selects none."""
-    saved = _read(places.desired, "desired", Decoder(Saved))[0]
-    environs = {one.id: one.data for one in saved if isinstance(one, SavedEnviron)}
-    for app in filter(is_app, saved):
+    desired, _ = _read_desired(places)
+    for app in desired.apps.values():
         spec = app.spec
         for index in range(spec.instances):
             if selects(target, spec.name, index, spec.namespace):
-                words = os.fsdecode(environs.get(app.environ, b"")).split("\0")
+                words = os.fsdecode(desired.environs.get(app.environ, b"")).split("\0")
                 own = {"OXMGR_APP": spec.name, "OXMGR_INSTANCE_ID": str(index), "NODE_APP_INSTANCE": str(index)}
                 return dict(word.split("=", 1) for word in words if "=" in word) | spec.env | own
     return None
-
-
-def is_app(saved: "Struct") -> "TypeGuard[SavedApp]":
-    return isinstance(saved, SavedApp)
 
 
 def kept_aside(places: Places) -> list[str]:
@@ -78,29 +71,49 @@ def read_saved_events(places: Places) -> list[Event]:
     return found
 
 
-def _read(
-    path: str, kind: str, decoder: "Decoder[Saved] | Decoder[Journaled] | Decoder[Event]"
-) -> "tuple[list[Struct], list[str]]":
+def _read_desired(places: Places) -> tuple[Snapshot, list[str]]:
+    """What the next daemon will take for desired, and what is wrong with it."""
+    found: list[Snapshot] = []
+    wrong: list[str] = []
+    for path in (places.desired, f"{places.desired}.1"):
+        try:
+            with open(path, "rb") as file:
+                found.append(unpack(file.read()))
+        except (FileNotFoundError, NotADirectoryError):
+            found.append(missing())
+            continue
+        except Newer as error:
+            # The next daemon does not go behind it either.
+            return missing(), [f"{path} cannot be read: {error}"]
+        except OSError as error:
+            found.append(missing())
+            wrong.append(f"{path} cannot be read: {error.strerror}")
+            continue
+        if found[-1].wrong is None:
+            break
+        wrong.append(f"{path} is damaged: {found[-1].wrong}")
+    return choose(found[0], found[-1]), wrong
+
+
+def _read(path: str, kind: str, decoder: "Decoder[Journaled] | Decoder[Event]") -> "tuple[list[Struct], list[str]]":
     try:
         with open(path, "rb") as file:
-            payloads, wrong, _ = read_records(kind, file.read())
+            payloads = read_records(kind, file.read())[0]
     except (FileNotFoundError, NotADirectoryError):
         return [], []
-    except Newer as error:
-        return [], [f"{path} cannot be read: {error}"]
+    except (OSError, Newer) as error:
+        return [], [f"{path} cannot be read: {error if isinstance(error, Newer) else error.strerror}"]
     found: list[Struct] = []
     for payload in payloads:
         try:
             found.append(decoder.decode(payload))
-        except DecodeError as error:
-            wrong = wrong or str(error)
-    # The journal's and events' last record may be torn by a kill; that loses nothing.
-    return found, [f"{path} is damaged: {wrong}"] if wrong and kind == "desired" else []
+        except UNREADABLE:
+            continue
+    return found, []
 
 
 def _view(app: SavedApp, index: int, seen: Observed | None, places: Places) -> InstanceView:
     spec = app.spec
-    out, err = log_paths(spec, index, places.logs)
     seen = seen or Observed(spec.name, index, is_.STOPPED)
     alive = _is_alive(seen)
     status, reason = seen.status, seen.reason
@@ -108,39 +121,10 @@ def _view(app: SavedApp, index: int, seen: Observed | None, places: Places) -> I
         status, reason = is_.RUNNING, "its daemon is gone; the next one takes it over"
     elif status not in is_.DOWN:
         status, reason = is_.STOPPED, "no daemon runs"
-    return InstanceView(
-        name=instance_name(spec.name, index, spec.instances),
-        app=spec.name,
-        instance=index,
-        namespace=spec.namespace,
-        status=status,
-        desired=is_.STOPPED if index in app.stopped else is_.RUNNING,
-        pid=seen.pid if alive else None,
-        restarts=seen.restarts,
-        exit_code=seen.exit_code,
-        signal=None if seen.signal is None else signal_name(seen.signal),
-        reason=reason,
-        ready=alive,
-        health=None,
-        started_at=seen.started_at if alive else None,
-        uptime_ms=int((time.time() - seen.started_at) * 1000) if alive else None,
-        cpu_percent=None,
-        memory_bytes=None,
-        tasks=None,
-        command=spec.command,
-        working_dir=spec.working_dir,
-        log_file=out,
-        error_log_file=err,
-        cgroup=(seen.cgroup or None) if alive else None,
-        oom_kills=seen.oom_kills,
-        limits=set_limits(spec.limits),
-    )
-
-
-def set_limits(limits: Limits) -> dict[str, float | str]:
-    """As the daemon tells them: without those that say how and not how much."""
-    found = {key: getattr(limits, key) for key in Limits.__struct_fields__ if key not in NO_AMOUNTS}
-    return {key: value for key, value in found.items() if value is not None}
+    seen = replace(seen, status=status, reason=reason, cgroup=seen.cgroup if alive else "")
+    uptime_ms = int((time.time() - seen.started_at) * 1000) if alive else None
+    files = log_paths(spec, index, places.logs)
+    return instance_view(spec, seen, files, desired=index not in app.stopped, uptime_ms=uptime_ms)
 
 
 def _is_alive(seen: Observed) -> bool:

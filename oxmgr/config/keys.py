@@ -49,6 +49,7 @@ KEYS = {
         Key("socket_mode", "umask", "660", 'who may connect to a unix socket of `listen`: octal, as `"666"` or `0o666`', 0, 0o777),
         Key("socket_user", "account", "the app's", "whose the unix sockets of `listen` are"),
         Key("socket_group", "account", "the app's", "their group"),
+        Key("hooks", "table", "", "a table: commands that are run before and after it starts and stops"),
         Key("depends_on", "depends", "", '`["db"]`, or `{ db = "ready", cache = "started", migrate = "exited" }`: start waits, stop goes in reverse', choices=CONDITIONS),
         Key("max_unavailable", "int", "1", "how many instances a reload replaces at a time", 1, 10_000),
         Key("stop_signal", "signal", "SIGTERM", "what a stop sends first"),
@@ -58,8 +59,8 @@ KEYS = {
         Key("namespace", "namespace", "default", "a label to act on: `oxmgr stop @NAME`"),
         Key("disabled", "bool", "false", "leave the app out"),
         Key("profiles", "profiles", "", "tables of other values, chosen by `--env NAME`"),
-        Key("log_file", "path", "in the log folder", "where stdout goes, and stderr too if `error_log_file` is absent; further instances add their number, `api:1.log`; `/dev/null` and `/dev/stdout` are what they say"),
-        Key("error_log_file", "path", "in the log folder", "where stderr goes"),
+        Key("log_file", "log", "in the log folder", "where stdout goes, and stderr too if `error_log_file` is absent; further instances add their number, `api:1.log`; `/dev/null` and `/dev/stdout` are what they say"),
+        Key("error_log_file", "log", "in the log folder", "where stderr goes"),
         Key("logs", "table", "", "a table: how much is kept of what it prints, in which form, and where"),
         Key("limits", "table", "", "a table: what each instance may use, with all of its processes"),
         Key("sandbox", "table", "", "a table: with which rights it runs; `user` beside it is the same as `sandbox.user`"),
@@ -122,7 +123,17 @@ _HEALTH_CHECK = (
     Key("initial_delay_secs", "number", "10", "from when it is ready to the first check", 0, 86_400),
 )  # fmt: skip
 
+_HOOKS = (
+    Key("pre_start", "words", "", "a shell command before each start; that it fails is a failed start"),
+    Key("post_start", "words", "", "once it is ready"),
+    Key("pre_reload", "words", "", "before a reload, once for the app; that it fails ends the reload"),
+    Key("pre_stop", "words", "", "before the stop signal; `stop_timeout_ms` counts already"),
+    Key("post_stop", "words", "", "when all of it has ended, and it is not started again"),
+    Key("timeout_secs", "number", "30", "for each of them; who takes longer is killed, with all that it started", 0.1, 86_400),
+)  # fmt: skip
+
 TABLES = {
+    "hooks": {key.name: key for key in _HOOKS},
     "health_check": {key.name: key for key in _HEALTH_CHECK},
     "limits": {key.name: key for key in _LIMITS},
     "sandbox": {key.name: key for key in _SANDBOX},
@@ -152,7 +163,6 @@ LATER = frozenset(
         "restart_schedule",
         "timezone",
         "catch_up",
-        "hooks",
         "log_date_format",
         "alerts",
         "webhook",

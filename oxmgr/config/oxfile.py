@@ -10,6 +10,7 @@ from oxmgr.config.command import SHELL, program_error
 from oxmgr.config.env import read_env_file
 from oxmgr.config.errors import ConfigError, Problem, error, nearest
 from oxmgr.config.health import make_health_check
+from oxmgr.config.hooks import make_hooks
 from oxmgr.config.limits import make_limits
 from oxmgr.config.lines import Path, find_lines, find_octals
 from oxmgr.config.logs import make_logs
@@ -18,12 +19,20 @@ from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_c
 from oxmgr.config.sockets import check_sockets
 from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.graph import find_cycle, start_order
+from oxmgr.model.logpaths import shared_logs
+from oxmgr.model.places import find_places
 from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
 
 FILE = "oxfile.toml"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
-MAKERS = {"health_check": make_health_check, "limits": make_limits, "sandbox": make_sandbox, "logs": make_logs}
+MAKERS = {
+    "hooks": make_hooks,
+    "health_check": make_health_check,
+    "limits": make_limits,
+    "sandbox": make_sandbox,
+    "logs": make_logs,
+}
 """What makes a field of Spec of each sub-table in keys.TABLES."""
 
 WHICH_PROGRAM = (("working_dir",), ("env_file",), (keys.VARIABLES, "PATH"))
@@ -129,6 +138,7 @@ class _Oxfile:
         if not tables and not self.problems:
             self.fail(("processes",), "no app: write a [processes.NAME] table with a command")
         specs: dict[str, Spec] = {}
+        layers: dict[str, Layer] = {}
         disabled: set[str] = set()
         self.check_profile(tables)
         for name, value in tables.items():
@@ -143,8 +153,9 @@ class _Oxfile:
                 continue
             spec = self.app(name, merged)
             if spec is not None:
-                specs[name] = spec
+                specs[name], layers[name] = spec, merged
         self.check_dependencies(set(tables), disabled)
+        self.check_logs(list(specs.values()), layers)
         for name in only or ():
             if name not in tables:
                 self.problems.append(
@@ -179,6 +190,19 @@ class _Oxfile:
         cycle = find_cycle(self.depends)
         if cycle:
             self.fail(("processes", cycle[0], "depends_on"), f"goes in a circle: {' → '.join(cycle)}")
+
+    def check_logs(self, specs: list[Spec], layers: dict[str, Layer]) -> None:
+        try:
+            logs = find_places(self.environ, self.caller.uid).logs
+        except ValueError:
+            logs = ""
+        told: set[tuple[str, str]] = set()
+        for path, one, other in shared_logs(specs, logs, os.path.realpath):
+            if (one[0], other[0]) in told:
+                continue
+            told.add((one[0], other[0]))
+            where = next(layers[name][key,].where for name, key in (other, one) if key)
+            self.fail(where, f"{one[0]} and {other[0]} would both write to {path}: set another log_file")
 
     # --- its layers: defaults, then an app, then a profile ---
 

@@ -11,6 +11,7 @@ from oxmgr.config.keys import Key
 from oxmgr.config.listen import read_listen
 from oxmgr.config.ready import read_ready
 from oxmgr.model.capabilities import capability_name, capability_names
+from oxmgr.model.logpaths import log_name_error
 from oxmgr.model.signals import signal_names, signal_number
 from oxmgr.model.spec import NAME_LIMIT, STARTED, name_error
 from oxmgr.model.urls import address, endpoint
@@ -77,6 +78,13 @@ class Reader:
         if "\0" in value:
             raise ValueError("a path cannot hold a NUL")
         return os.path.normpath(os.path.join(self.folder, expand(value, self.environ)))
+
+    def _log(self, key: Key, value: object) -> object:
+        path = str(self._path(key, value))
+        wrong = log_name_error(path)
+        if wrong:
+            raise ValueError(wrong)
+        return path
 
     def _paths(self, key: Key, value: object) -> object:
         if not isinstance(value, list):

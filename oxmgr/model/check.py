@@ -6,6 +6,7 @@ leads out of a folder, no text that ends early. Whether this host can do what is
 
 from oxmgr.model import listen
 from oxmgr.model.capabilities import capability_mask
+from oxmgr.model.logpaths import log_name_error
 from oxmgr.model.spec import (
     CONDITIONS,
     LOG_FORMATS,
@@ -17,6 +18,7 @@ from oxmgr.model.spec import (
     RESTARTS,
     STOP_MODES,
     HealthCheck,
+    Hooks,
     Limits,
     Logs,
     Sandbox,
@@ -70,6 +72,8 @@ HEALTH: dict[str, tuple[float, float]] = {
     "unhealthy_threshold": (1, 1000),
     "initial_delay_secs": (0, 86_400),
 }
+HOOKS: dict[str, tuple[float, float]] = {"timeout_secs": (0.1, 86_400)}
+HOOK_WORDS = ("pre_start", "post_start", "pre_reload", "pre_stop", "post_stop")
 EXIT_CODES = (0, 255)
 READY_FDS = (3, 1023)
 
@@ -121,6 +125,7 @@ def spec_error(spec: Spec) -> str | None:
         or _logs(spec.logs)
         or _health(spec.health_check)
         or _sockets(spec)
+        or _hooks(spec.hooks)
         or _size(spec)
     )
 
@@ -130,6 +135,13 @@ def _logs(logs: Logs) -> str | None:
         if getattr(logs, key) not in known:
             return f"logs.{key}: expected {_one_of(known)}, got {_shown(getattr(logs, key))}"
     return _numbers(logs, LOGS, "logs.")
+
+
+def _hooks(hooks: Hooks) -> str | None:
+    for key in HOOK_WORDS:
+        if "\0" in getattr(hooks, key) or len(getattr(hooks, key)) > WORD_LIMIT:
+            return f"hooks.{key}: a command cannot hold a NUL, nor more than {WORD_LIMIT} characters"
+    return _numbers(hooks, HOOKS, "hooks.")
 
 
 def _health(check: HealthCheck) -> str | None:
@@ -160,7 +172,7 @@ def _sockets(spec: Spec) -> str | None:
 
 
 def _numbers(
-    of: "Spec | Limits | Sandbox | Logs | HealthCheck", ranges: dict[str, tuple[float, float]], where: str = ""
+    of: "Spec | Limits | Sandbox | Logs | HealthCheck | Hooks", ranges: dict[str, tuple[float, float]], where: str = ""
 ) -> str | None:
     for key, (low, high) in ranges.items():
         value = getattr(of, key)
@@ -199,9 +211,16 @@ def _environment(env: dict[str, str]) -> str | None:
 def _paths(spec: Spec) -> str | None:
     return (
         _path("working_dir", spec.working_dir)
-        or (_path("log_file", spec.log_file) if spec.log_file is not None else None)
-        or (_path("error_log_file", spec.error_log_file) if spec.error_log_file is not None else None)
+        or _log("log_file", spec.log_file)
+        or _log("error_log_file", spec.error_log_file)
     )
+
+
+def _log(key: str, path: str | None) -> str | None:
+    if path is None:
+        return None
+    wrong = log_name_error(path)
+    return _path(key, path) or (f"{key}: {wrong}" if wrong else None)
 
 
 def _path(key: str, path: str) -> str | None:

@@ -27,6 +27,7 @@ __all__ = [
     "DecodeError",
     "Decoder",
     "Raw",
+    "UNREADABLE",
     "Struct",
     "ValidationError",
     "asdict",
@@ -139,3 +140,8 @@ if not TYPE_CHECKING:
 
     def field(*, default=core.NODEFAULT, default_factory=core.NODEFAULT, name=None):
         return core.Field(default=default, default_factory=default_factory, name=name)
+
+
+UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises. The second and third are for a text that is none, and for a nest of arrays: msgspec hands them
+on as they are."""

@@ -175,8 +175,9 @@ class InstanceView(Struct):
     and `tasks` are the tree's, read by whoever shows them, null where they are unknown. `signal` is the name
     of the one that ended the last main process, else null. `cgroup` is its folder in cgroup v2, null without one;
     `oom_kills` how often the kernel killed of it because memory had run out, since the last reset; `limits` those that
-    are set; `warnings` what of its limits and sandbox this host does not hold;
-    `sockets` the addresses that are held for it; `status_text` what it says itself of how it is (STATUS of sd_notify).
+    are set; `warnings` what of its limits and sandbox this host does not hold, and what is wrong with its logs;
+    `log_file` and `error_log_file` are the files in use, which need not be those that were asked for; `sockets` the
+    addresses that are held for it; `status_text` what it says itself of how it is (STATUS of sd_notify).
     """
 
     name: str
@@ -266,7 +267,8 @@ class Event(Struct, tag="event", omit_defaults=True, gc=False):
 
     Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `ready` `unhealthy` (and is restarted) `crashed`
     `exited` `oom` (the kernel killed of it, memory had run out) `limit` (it is above a soft limit) `backoff` `stopping`
-    `killed` `stopped` `errored` `adopted` `signalled` `reset` (an instance); `daemon-started` `daemon-replaced`
+    `killed` `stopped` `errored` `adopted` `signalled` `reset` `hook-failed` (an
+    instance); `daemon-started` `daemon-replaced`
     `daemon-stopping` (the daemon).
     """
 
@@ -306,7 +308,13 @@ class SavedEnviron(Struct, tag="environ"):
     data: bytes
 
 
-Saved = SavedApp | SavedEnviron
+class SavedCount(Struct, tag="count"):
+    """Head of the file: how many records are behind it."""
+
+    records: int
+
+
+Saved = SavedApp | SavedEnviron | SavedCount
 
 
 class Boot(Struct, tag="boot"):

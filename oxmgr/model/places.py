@@ -3,6 +3,7 @@
 import os
 
 from oxmgr.model.codec import Struct
+from oxmgr.model.logpaths import DAEMON_LOG
 
 
 class Places(Struct, frozen=True):
@@ -18,8 +19,9 @@ class Places(Struct, frozen=True):
         return f"{self.run}/oxmgr.sock"
 
     @property
-    def lock(self) -> str:
-        return f"{self.state}/lock"
+    def locks(self) -> tuple[str, str]:
+        """Of the run folder, and of the state folder, which may be one that cannot be written."""
+        return f"{self.run}/lock", f"{self.state}/lock"
 
     @property
     def desired(self) -> str:
@@ -35,7 +37,7 @@ class Places(Struct, frozen=True):
 
     @property
     def daemon_log(self) -> str:
-        return f"{self.logs}/oxmgr.log"
+        return f"{self.logs}/{DAEMON_LOG}"
 
     def stdin(self, instance: str) -> str:
         return f"{self.run}/{instance}.stdin"

@@ -33,10 +33,11 @@ def read_records(kind: str, data: bytes) -> tuple[list[bytes], str | None, int]:
     """
     line, newline, _ = data.partition(b"\n")
     words = line.split(b" ")
-    if not newline or len(words) != 3 or words[:2] != [b"oxmgr", kind.encode()] or not words[2].isdigit():
+    number = int(words[2]) if len(words) == 3 and words[2].isdigit() else 0
+    if not newline or words[:2] != [b"oxmgr", kind.encode()] or number < 1:
         return [], f"it does not start with 'oxmgr {kind}'", 0
-    if int(words[2]) > FORMAT:
-        raise Newer(f"it has format {int(words[2])}, this version of oxmgr reads up to {FORMAT}")
+    if number > FORMAT:
+        raise Newer(f"it has format {number}, this version of oxmgr reads up to {FORMAT}")
     at = good = len(line) + 1
     found: list[bytes] = []
     wrong: str | None = None

@@ -91,6 +91,19 @@ class Logs(Struct, frozen=True, omit_defaults=True, gc=False):
     rate_limit: int | None = None
 
 
+class Hooks(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Shell commands that are run beside an app, as it is run itself: "" for none. Who does not end within
+    `timeout_secs` is killed and has failed. A `pre_start` that fails is a start that fails, a `pre_reload` that fails a
+    reload that does; of the others it is told."""
+
+    pre_start: str = ""
+    post_start: str = ""
+    pre_reload: str = ""
+    pre_stop: str = ""
+    post_stop: str = ""
+    timeout_secs: float = 30.0
+
+
 class HealthCheck(Struct, frozen=True, omit_defaults=True, gc=False):
     """How it is found out whether an app that runs does its work: one of `endpoint` (http), `tcp` and `command`, asked
     every `interval_secs`, first `initial_delay_secs` after it is ready. Without any of them there is no check.
@@ -122,6 +135,7 @@ NO_LIMITS = Limits()
 NO_SANDBOX = Sandbox()
 DEFAULT_LOGS = Logs()
 NO_HEALTH_CHECK = HealthCheck()
+NO_HOOKS = Hooks()
 
 
 class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -175,6 +189,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     sandbox: Sandbox = NO_SANDBOX
     logs: Logs = DEFAULT_LOGS
     health_check: HealthCheck = NO_HEALTH_CHECK
+    hooks: Hooks = NO_HOOKS
 
 
 def name_error(name: str) -> str | None:
@@ -201,34 +216,3 @@ def name_error(name: str) -> str | None:
 def instance_name(app: str, index: int, instances: int) -> str:
     """`api` when there is one instance, `api:0`, `api:1` when there are more."""
     return app if instances == 1 and index == 0 else f"{app}:{index}"
-
-
-def log_paths(spec: Spec, index: int, logs: str) -> tuple[str, str]:
-    """The files that hold stdout and stderr of an instance.
-
-    The first instance's files carry the app's name alone, so that they stay the same when the app is scaled;
-    the others add `:N`, which no app's name can contain.
-    """
-    out = spec.log_file or f"{logs}/{spec.name}.out.log"
-    err = spec.error_log_file or (out if spec.log_file else f"{logs}/{spec.name}.err.log")
-    return _numbered(out, index), _numbered(err, index)
-
-
-def shared_log(specs: list[Spec], logs: str) -> tuple[str, str, str] | None:
-    """A file that two apps would write to, and their names."""
-    owners: dict[str, str] = {}
-    own = {spec.name for spec in specs if spec.log_file or spec.error_log_file}
-    for spec in specs if own else ():
-        for index in range(spec.instances if spec.logs.sink == "file" else 0):
-            for path in log_paths(spec, index, logs):
-                if owners.setdefault(path, spec.name) != spec.name and not path.startswith("/dev/"):
-                    return path, owners[path], spec.name
-    return None
-
-
-def _numbered(path: str, index: int) -> str:
-    if index == 0 or path.startswith("/dev/"):
-        return path
-    folder, _, file = path.rpartition("/")
-    stem, dot, ending = file.partition(".")
-    return f"{folder}/{stem}:{index}{dot}{ending}"

@@ -33,7 +33,7 @@ class Archive:
 
     def put(self, path: str, logs: "Logs", name: str) -> None:
         """The log at `path` was just rotated to `name`."""
-        self._run(lambda: prune(path, logs))
+        self._run(lambda: prune(rotated_files(path), logs))
         if logs.compress:
             self._compress([name])
 
@@ -50,7 +50,7 @@ class Archive:
                 # What was compressed was written, synced and named before its original goes.
                 _unlink(one)
         if any(one in raw or one.endswith(COMPRESSED) for one in left):
-            self._run(lambda: prune(path, logs))
+            self._run(lambda: prune(rotated_files(path), logs))
         wanted = [one for one in raw if one + COMPRESSED not in left and os.path.exists(one)]
         if logs.compress and wanted:
             self._compress(wanted)
@@ -78,13 +78,26 @@ def rotated_files(path: str) -> list[str]:
         names = sorted(one for one in os.listdir(folder or "/") if one.startswith(start))
     except OSError:
         return []
+    return [f"{folder}/{one}" for one in _only_logs(names)]
+
+
+def _only_logs(names: list[str]) -> list[str]:
     found = {one.removesuffix(COMPRESSED): one for one in names if not one.endswith((SUFFIX, ASIDE, PART))}
-    return [f"{folder}/{one}" for one in found.values()]
+    return list(found.values())
 
 
-def prune(path: str, logs: "Logs") -> None:
-    """Remove the rotated files that are too many or too old, with their indexes."""
-    files = rotated_files(path)
+def prune_all(wanted: "dict[str, Logs]") -> None:
+    """The same for many logs, by their paths; each folder is looked through once."""
+    folders = {path.rpartition("/")[0] for path in wanted}
+    for folder in folders:
+        for name, files in _by_log(folder).items():
+            logs = wanted.get(f"{folder}/{name}")
+            if logs is not None:
+                prune(_only_logs(files), logs)
+
+
+def prune(files: list[str], logs: "Logs") -> None:
+    """Remove those rotated files of a log that are too many or too old, with their indexes."""
     too_many = len(files) - max(0, logs.max_files)
     oldest = time.time() - logs.max_days * DAY if logs.max_days else 0
     for number, file in enumerate(files):

@@ -106,7 +106,7 @@ class Chore:
         self._child = native.Child()
         self._folder = ""
         self._late = False
-        self._over = False
+        self.over = False
         self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         loop = chores.loop
         loop.add(self._reading, READ, self._on_said)
@@ -126,7 +126,7 @@ class Chore:
                         instance.app.environ,
                         chores.launcher.given,
                         stdin="/dev/null",
-                        outputs={1: _Into(self._said_to), 2: _Into(self._said_to)},  # type: ignore[dict-item]
+                        outputs=(_Into(self._said_to),),  # type: ignore[arg-type]
                         cgroup=folder,
                         network=instance.network if spec.sandbox.private_network else -1,
                         child=self._child,
@@ -146,7 +146,7 @@ class Chore:
                 return
             self._main = got
             chores.begun(self, got.pid)
-            if self._late or self._over:
+            if self._late or self.over:
                 self._kill()
 
         chores.begin()
@@ -214,9 +214,9 @@ class Chore:
             self._chores.trees.tidy(self._folder)
 
     def _end(self, why: str) -> None:
-        if self._over:
+        if self.over:
             return
-        self._over = True
+        self.over = True
         self._timer.cancel()
         self._chores.loop.remove(self._reading)
         os.close(self._reading)

@@ -10,8 +10,9 @@ from oxmgr.model import status as is_
 from oxmgr.model.check import NUMBERS, spec_error
 from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle
+from oxmgr.model.logpaths import shared_logs
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import NAME_LIMIT, Limits, Spec, shared_log
+from oxmgr.model.spec import NAME_LIMIT, Limits, Spec
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
 from oxmgr.supervisor.handover import PROGRAM_WORDS
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.control import Client
     from oxmgr.supervisor.desired import Desired, Draft
     from oxmgr.supervisor.events import Events
-    from oxmgr.supervisor.files import Health
     from oxmgr.supervisor.fleet import Fleet
     from oxmgr.supervisor.handover import Handover
+    from oxmgr.supervisor.health import Health
     from oxmgr.supervisor.instance import App, Instance
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.outputs import Outputs
@@ -75,6 +76,7 @@ class Commands:
         self._waiting = Waiting(fleet)
         self._rollouts = Rollouts(fleet, loop)
         fleet.probes.told = self._rollouts.on_change
+        fleet.hooks.ended = self._end_when_down
         fleet.changed = self._on_change
 
     def handle(self, request: m.Request, client: "Client") -> None:
@@ -147,9 +149,7 @@ class Commands:
                 draft.put(spec, self._environ_for(spec, request.environ))
 
         def saved(error: OSError | None) -> None:
-            if error is not None:
-                client.finish(m.Failed(f"nothing was changed: {_why_unsaved(error)}"))
-            elif not self._ends_meanwhile(client):
+            if not self._ends_meanwhile(client, error):
                 self._carry_out(request, changes, client)
 
         self._commit(change, saved, client)
@@ -166,7 +166,7 @@ class Commands:
         return app.environ
 
     def _carry_out(self, request: m.Apply, changes: list[m.Change], client: "Client") -> None:
-        """What was asked is saved. Now it is made true."""
+        """What was asked is desired. Now it is made true."""
         apps = self._fleet.apps
         start: list[Instance] = []
         restart: list[Instance] = []
@@ -178,7 +178,8 @@ class Commands:
                 leave += apps[action.app].instances.values()
         for spec, action in zip(request.specs, changes, strict=False):
             before = apps[spec.name].spec if spec.name in apps else spec
-            again = must_restart(spec, before)
+            # What an earlier daemon left of an app that nothing was known of runs by nobody knows what.
+            again = spec.name not in apps or must_restart(spec, before)
             app = self._fleet.put(spec, self._environ_for(spec, request.environ))
             for instance in app.instances.values():
                 if instance.index >= spec.instances:
@@ -228,10 +229,10 @@ class Commands:
         after = {spec.name: spec for spec in specs}
         if not prune:
             after = {name: app.spec for name, app in self._fleet.apps.items()} | after
-        shared = shared_log(list(after.values()), self._places.logs)
-        if shared is not None:
-            path, one, other = shared
-            raise Refusal(f"{one} and {other} would both write to {path}: give one of them another log_file")
+        for path, (one, _), (other, _) in shared_logs(list(after.values()), self._places.logs, os.path.realpath):
+            # Of others it is no business of this request: a link that made two files one may have come later.
+            if one in names or other in names:
+                raise Refusal(f"{one} and {other} would both write to {path}: set another log_file")
         cycle = find_cycle(self._fleet.graph() | {spec.name: list(spec.depends_on) for spec in specs})
         if cycle:
             raise Refusal(f"depends_on goes in a circle: {' → '.join(cycle)}: take one of them out")
@@ -263,10 +264,7 @@ class Commands:
             environs = {name: self._environ_for(self._fleet.apps[name].spec, request.environ) for name in environs}
 
         def saved(error: OSError | None) -> None:
-            if error is not None:
-                client.finish(m.Failed(f"nothing was started: {_why_unsaved(error)}"))
-                return
-            if self._ends_meanwhile(client):
+            if self._ends_meanwhile(client, error):
                 return
             for name, environ in environs.items():
                 if name in self._fleet.apps:
@@ -315,13 +313,12 @@ class Commands:
         shown: "list[Instance] | None" = None,
         rolls: "Iterable[Instance]" = (),
     ) -> None:
-        """For what is done at once, disk or no disk: a full one must not keep anybody from stopping an app."""
-
-        def saved(error: OSError | None) -> None:
-            unsaved = "" if error is None else f"done, but not for the next daemon: {_why_unsaved(error)}"
-            self._wait(client, dict.fromkeys(chosen, goal), shown or chosen, unsaved=unsaved, rolls=rolls)
-
-        self._commit(lambda draft: _want(draft, shown or chosen, running), saved, client)
+        """For what is done at once: nobody who stops an app waits for a disk first."""
+        self._commit(
+            lambda draft: _want(draft, shown or chosen, running),
+            lambda error: self._wait(client, dict.fromkeys(chosen, goal), shown or chosen, rolls=rolls),
+            client,
+        )
 
     def _delete(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         specs = {one.app.spec.name: one.app.spec for one in chosen}
@@ -334,9 +331,6 @@ class Commands:
                 draft.drop(name)
 
         def saved(error: OSError | None) -> None:
-            if error is not None:
-                client.finish(m.Failed(f"nothing was deleted: {_why_unsaved(error)}"))
-                return
             apps = [self._fleet.apps[name] for name in specs if name in self._fleet.apps]
             leave = [one for app in apps for one in app.instances.values()]
             self._leave(leave)
@@ -396,8 +390,10 @@ class Commands:
     def _reopen_logs(self, request: m.ReopenLogs, client: "Client") -> None:
         chosen = self._select(request.targets)
         for instance in chosen:
-            for output in dict.fromkeys(instance.outputs.values()):
-                output.reopen()
+            moved = [output.reopen() for output in instance.outputs]
+            if any(moved):
+                # Whoever follows its logs has to look elsewhere.
+                self._events.tell("changed", app=instance.app.spec.name, reason="its log is another file")
         client.finish(m.Done([], [self._fleet.view(one) for one in chosen], {}, self._health.warnings()))
 
     # --- the end ---
@@ -428,12 +424,19 @@ class Commands:
             return
         self.ending = True
         self._events.tell("daemon-stopping")
+        if not self._desired.saved:
+            self._desired.commit(lambda draft: None, lambda error: self._end_when_down())
         self._give_up_rolling(self._fleet, "the daemon is stopping")
         self._fleet.bring_down(list(self._fleet.everything()), Stop(keep=True, signalled=signalled))
         self._end_when_down()
 
     def _end_when_down(self) -> None:
-        if self.ending and self._desired.idle and all(one.down or one.stuck for one in self._fleet.everything()):
+        if (
+            self.ending
+            and self._desired.idle
+            and self._fleet.hooks.idle
+            and all(one.down or one.stuck for one in self._fleet.everything())
+        ):
             self._end()
 
     def _refuse_when_ending(self) -> None:
@@ -467,13 +470,16 @@ class Commands:
                 raise
             finally:
                 self._start_held()
+                self._end_when_down()
 
         self._desired.commit(change, committed)
 
-    def _ends_meanwhile(self, client: "Client") -> bool:
+    def _ends_meanwhile(self, client: "Client", error: OSError | None) -> bool:
         """Whether the daemon was told to end while a change was being saved. Nothing is started any more then."""
         if self.ending:
-            client.finish(m.Failed("it is saved, but the daemon is stopping: the next one starts it"))
+            saved = "it is saved" if error is None else f"it cannot be saved ({error.strerror})"
+            then = "the next one starts it" if error is None else "the next one will not know of it"
+            client.finish(m.Failed(f"{saved}, and the daemon is stopping: {then}"))
         return self.ending
 
     def _select(self, targets: list[str]) -> "list[Instance]":
@@ -505,7 +511,6 @@ class Commands:
         goals: "dict[Instance, str]",
         shown: "list[Instance]",
         changes: "Iterable[m.Change]" = (),
-        unsaved: str = "",
         rolls: "Iterable[Instance]" = (),
     ) -> None:
         """Until all of it is as it is to be, and `rolls` are replaced."""
@@ -523,9 +528,6 @@ class Commands:
                 finish(why)
 
         def finish(failed: dict[str, str]) -> None:
-            if unsaved:
-                client.finish(m.Failed(unsaved))
-                return
             current = dict.fromkeys(one.app.instances.get(one.index, one) for one in shown)
             here = [one for one in current if self._fleet.has(one)]
             warnings = [f"{one.app.spec.name}: {text}" for one in here for text in one.warnings]
@@ -569,10 +571,6 @@ def _want(
         draft.want(instance.app.spec.name, instance.index, running)
     for name, environ in (environs or {}).items():
         draft.environ(name, environ)
-
-
-def _why_unsaved(error: OSError) -> str:
-    return f"it cannot be written to disk: {error.filename or 'the state folder'}: {error.strerror}"
 
 
 _VERBS: "dict[str, Callable[[Commands, list[Instance], m.Act, Client], None]]" = {

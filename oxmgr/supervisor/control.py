@@ -20,7 +20,7 @@ from _socket import (
 from resource import RLIMIT_NOFILE, getrlimit
 
 from oxmgr import __version__
-from oxmgr.model.codec import DecodeError, Decoder, encode
+from oxmgr.model.codec import UNREADABLE, Decoder, encode
 from oxmgr.model.frames import FRAME_LIMIT, PROTOCOL, TooLarge, frame
 from oxmgr.model.messages import Failed, Hello, Progress, Reply, Request
 from oxmgr.supervisor.loop import HANGUP, READ, WRITE
@@ -52,9 +52,6 @@ GROUPS_SIZE = 1024  # bytes: 256 groups, the most that getsockopt of Python can 
 
 _hello = Decoder(Hello)
 _request = Decoder(Request)
-
-NOT_A_MESSAGE = (DecodeError, UnicodeDecodeError, RecursionError)
-"""The second and third are for a text that is none, and for a nest of arrays: msgspec hands them on as they are."""
 
 
 class Client:
@@ -185,7 +182,7 @@ class Client:
             return
         try:
             request = _request.decode(payload)
-        except NOT_A_MESSAGE as error:
+        except UNREADABLE as error:
             self.send(Failed(f"the daemon does not understand this request: {error}"))
             self._drop(f"not a message: {error}")
             return
@@ -200,7 +197,7 @@ class Client:
     def _greet(self, payload: bytes) -> None:
         try:
             hello = _hello.decode(payload)
-        except NOT_A_MESSAGE as error:
+        except UNREADABLE as error:
             self.send(Failed(f"the daemon does not understand this request: {error}"))
             self._drop(f"not a message: {error}")
             return

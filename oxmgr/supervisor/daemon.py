@@ -12,23 +12,26 @@ import _prctl
 from oxmgr import __version__
 from oxmgr.model.places import Places, find_places
 from oxmgr.supervisor import native
+from oxmgr.supervisor.aging import Aging
 from oxmgr.supervisor.background import Background
 from oxmgr.supervisor.cgroup import open_cgroups
 from oxmgr.supervisor.commands import Commands
 from oxmgr.supervisor.control import Server
 from oxmgr.supervisor.desired import Desired
 from oxmgr.supervisor.endpoints import Endpoints
+from oxmgr.supervisor.eventfile import EventFile
 from oxmgr.supervisor.events import Events
-from oxmgr.supervisor.files import Health
 from oxmgr.supervisor.fleet import Fleet
 from oxmgr.supervisor.guard import Guard
 from oxmgr.supervisor.handover import Handover, say_check
-from oxmgr.supervisor.journal import EventFile, Journal
+from oxmgr.supervisor.health import Health
+from oxmgr.supervisor.journal import Journal, Past
 from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.process import read_stat
+from oxmgr.supervisor.spare import Spare
 from oxmgr.supervisor.takeover import Takeover, restore
 from oxmgr.supervisor.trees import Trees
 from oxmgr.supervisor.views import observed
@@ -41,6 +44,7 @@ HOLD = 5.0
 CONTROL = "control"
 LOCK = "lock"
 """What the guard keeps: the socket that listens, and the home's lock."""
+_OPEN_LOCK = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,15 +68,17 @@ def main(options: dict[str, str]) -> int:
         places = find_places(dict(os.environ), os.getuid())
         if "check" in options:
             return say_check(places)
-        _make_folders(places, int(options.get("group", "-1")))
+        _make_folders(places)
         log = Log(places.daemon_log)
         guard.say = log
         guard.fetch()
         first = guard.claim("told")
         told = first if first >= 0 else told
+        _make_run_folder(places, int(options.get("group", "-1")))
         lock = _take_lock(places, guard, int(options.get("lock", "-1")))
-        run = _set_up(places, options, lock, log, guard, hold=told >= 0 and options.get("hold") == "1")
-    except (OSError, ValueError, Busy) as error:
+        state_lock = _lock_state(places)
+        run = _set_up(places, options, lock, state_lock, log, guard, hold=told >= 0 and options.get("hold") == "1")
+    except (OSError, ValueError, CannotStart) as error:
         why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
         _tell(told, f"the daemon cannot start: {why}")
         if isinstance(error, Busy):
@@ -85,12 +91,16 @@ def main(options: dict[str, str]) -> int:
     return 0
 
 
-class Busy(Exception):
+class CannotStart(Exception):
+    """Says why, and what to do."""
+
+
+class Busy(CannotStart):
     """Another daemon has this home."""
 
 
 def _set_up(
-    places: Places, options: dict[str, str], lock: int, log: Log, guard: Guard, *, hold: bool
+    places: Places, options: dict[str, str], lock: int, state_lock: int, log: Log, guard: Guard, *, hold: bool
 ) -> "Callable[[], None]":
     log(f"oxmgr {__version__}, pid {os.getpid()}")
     given = _raise_fd_limit(int(options.get("files", "-1")))
@@ -103,16 +113,23 @@ def _set_up(
     loop = Loop(lambda error: _on_fault(log, error))
     background = Background(loop)
     health = Health(places.state, log)
-    desired = Desired(places.desired, background, health)
-    journal = Journal(places.journal, loop, health)
-    events = Events(EventFile(places.events, health), log)
-    cgroups = open_cgroups(places.state)
+    if not log.works:
+        health.tell(f"{places.daemon_log} cannot be written: what the daemon itself has to say is told here alone")
+    # Whoever cannot read what a later version wrote ends here, before anything is touched.
+    desired = Desired(places.desired, loop, background, health, Spare("desired", guard))
+    whole = desired.load()
+    journal = Journal(places.journal, loop, health, Spare("journal", guard))
+    past = journal.load()
+    events = Events(EventFile(places.events, loop, health), log)
+    # Without a state folder nothing is known of an earlier daemon either.
+    cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     outputs = Outputs(loop, places, background, log, guard)
     endpoints = Endpoints(loop, places, guard, trees, log)
     launcher = Launcher(places, loop, background, trees, outputs, given, endpoints)
     fleet = Fleet(loop, journal, events, trees, launcher, places, background)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
+    Aging(loop, background, outputs, fleet)
     handover = Handover(loop, desired, launcher, guard, log, lock, given, options)
     commands.handover = handover
     signals = native.signalfd(list(SIGNALS))
@@ -122,15 +139,14 @@ def _set_up(
     handover.control = server.fd
     guard.keep(CONTROL, server.fd)
 
-    whole = desired.load()
-    seen, others, same_boot = journal.load()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
-    restore(fleet, seen, same_boot=same_boot)
-    journal.open(lambda: [observed(instance) for instance in fleet.everything()])
+    restore(fleet, past.seen, same_boot=past.same_boot)
     events.tell("daemon-started")
     takeover = Takeover(fleet, loop, desired, guard)
-    start = takeover.resume(seen if same_boot else {}, others if same_boot else [], whole=whole, tell=health.tell)
+    start = takeover.resume(past if past.same_boot else Past(), whole=whole, health=health)
+    # Only now: written before, it would not have what is being taken over, should this daemon die meanwhile.
+    journal.open(lambda: [*map(observed, fleet.everything()), *fleet.unknown.values()])
     guard.forget_unclaimed()
     guard.on_exits = takeover.on_exits
     guard.on_signal = lambda number, typed: _on_signals([number], fleet, commands)
@@ -154,17 +170,36 @@ def _set_up(
         guard.end(0)
         guard.forget(LOCK)
         os.close(lock)
+        if state_lock >= 0:
+            os.close(state_lock)
         server.hang_up()
 
     return run
 
 
-def _make_folders(places: Places, group: int) -> None:
-    for folder in (places.state, places.run, places.logs):
-        os.makedirs(folder, 0o700, exist_ok=True)
+def _make_folders(places: Places) -> None:
+    for folder in (places.state, places.logs):
+        try:
+            os.makedirs(folder, 0o700, exist_ok=True)
+        except OSError:
+            continue  # supervision needs neither; who writes there tries again, and says so
+
+
+def _make_run_folder(places: Places, group: int) -> None:
+    try:
+        os.makedirs(places.run, 0o700, exist_ok=True)
+    except OSError as error:
+        raise _no_run_folder(places, error) from None
     if group >= 0:
         os.chown(places.run, -1, group)
         os.chmod(places.run, 0o750)
+
+
+def _no_run_folder(places: Places, error: OSError) -> CannotStart:
+    return CannotStart(
+        f"{error.filename}: {error.strerror}: its socket and pipes need a folder that can be written, "
+        f"so make {places.run} one, or set OXMGR_HOME to another place"
+    )
 
 
 def _kept_socket(guard: Guard, options: dict[str, str]) -> int:
@@ -183,7 +218,7 @@ def _take_lock(places: Places, guard: Guard, fd: int) -> int:
     if kept >= 0 and fd >= 0:
         os.close(fd)
     one = kept if kept >= 0 else fd
-    if one >= 0 and _is_lock(one, places.lock):
+    if one >= 0 and _is_lock(one, places.locks[0]):
         _sign(one)
         guard.keep(LOCK, one)
         return one
@@ -203,13 +238,38 @@ def _is_lock(fd: int, path: str) -> bool:
 
 def _sign(lock: int) -> None:
     """For who finds it taken."""
-    os.truncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    try:
+        os.truncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        pass  # it is held without a number
 
 
 def _lock(places: Places) -> int:
-    """One daemon a home. The lock goes with the process, however it ends (flock(2))."""
-    fd = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """One daemon a home: the one that holds the lock of its run folder."""
+    try:
+        fd = os.open(places.locks[0], _OPEN_LOCK, 0o600)
+    except OSError as error:
+        raise _no_run_folder(places, error) from None
+    return _hold(places, fd)
+
+
+def _lock_state(places: Places) -> int:
+    """The lock of the state folder as well, which daemons with other run folders might have; -1 when there can be none,
+    on a read-only disk say."""
+    path = places.locks[1]
+    for flags in (_OPEN_LOCK, os.O_RDONLY | os.O_CLOEXEC):
+        # An earlier daemon's may be there: a lock needs no right to write.
+        try:
+            fd = os.open(path, flags, 0o600)
+        except OSError:
+            continue
+        return _hold(places, fd)
+    return -1
+
+
+def _hold(places: Places, fd: int) -> int:
+    """The lock goes with the process, however it ends (flock(2))."""
     given_up = time.monotonic() + LEFT_BEHIND
     while True:
         try:
@@ -217,7 +277,7 @@ def _lock(places: Places) -> int:
             break
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode().strip()
-        if holder.isdecimal() and not _lives(int(holder)) and time.monotonic() < given_up:
+        if not (holder.isdecimal() and _lives(int(holder))) and time.monotonic() < given_up:
             # It was killed while it started a program: until that executes, it holds what its parent held, the lock
             # and those of log files too.
             time.sleep(0.001)

@@ -1,23 +1,30 @@
-"""What users want, on the disk before they are told "done". Owns the file `desired`.
+"""What users want, on the disk before they are told "done". Owns `desired`, and `desired.1`, the snapshot before it.
 
 A change is a function on a Draft. Changes that come while one is being written go to the disk together with the next.
-The writing waits for the disk, so it is background work; a change that could not be written has not happened.
+The writing waits for the disk, so it is background work. What cannot be written is desired all the same: it is in
+memory, the guard has a copy, and it goes to the disk as soon as it can.
 """
 
-import os
+import time
 
-from oxmgr.model.check import spec_error
-from oxmgr.model.codec import DecodeError, Decoder, encode, replace
-from oxmgr.model.messages import Saved, SavedApp, SavedEnviron
-from oxmgr.model.records import file_header, record
-from oxmgr.model.spec import NAME_LIMIT, Spec
-from oxmgr.supervisor.files import Health, write_safely
+from oxmgr.model.codec import replace
+from oxmgr.model.messages import SavedApp
+from oxmgr.model.records import Newer
+from oxmgr.model.snapshot import Snapshot, choose, missing, pack, unpack
+from oxmgr.model.spec import Spec
+from oxmgr.supervisor.files import RETRY, write_safely
+from oxmgr.supervisor.health import refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oxmgr.supervisor.background import Background
+    from oxmgr.supervisor.health import Health
+    from oxmgr.supervisor.loop import Loop, Timer
+    from oxmgr.supervisor.spare import Spare
+
+UNSAVED = "what was changed is done, but it is lost if this daemon ends before"
 
 
 class Draft:
@@ -57,72 +64,109 @@ class Draft:
         """The bytes of the file, without the environments that no app names any more."""
         used = {app.environ for app in self.apps.values()}
         self.environs = {name: data for name, data in self.environs.items() if name in used}
-        parts = [file_header("desired")]
-        parts += [record(encode(SavedEnviron(name, data))) for name, data in self.environs.items()]
-        parts += [record(encode(app)) for app in self.apps.values()]
-        return b"".join(parts)
+        return pack(self.apps, self.environs)
 
 
 class Desired:
-    """`apps` and `environs` are what is on the disk."""
+    """`apps` and `environs` are what is desired; `saved` says whether the disk has it."""
 
-    def __init__(self, path: str, background: "Background", health: Health) -> None:
+    def __init__(self, path: str, loop: "Loop", background: "Background", health: "Health", spare: "Spare") -> None:
         self.apps: dict[str, SavedApp] = {}
         self.environs: dict[str, bytes] = {}
+        self.saved = True
         self._path = path
+        self._before = f"{path}.1"
+        self._whole = True
+        self._loop = loop
         self._background = background
         self._health = health
+        self._spare = spare
         self._waiting: list[tuple[Callable[[Draft], None], Callable[[OSError | None], None]]] = []
         self._writing: list[Callable[[OSError | None], None]] = []
+        self._busy = False
+        self._retry: Timer | None = None
         self._draft = Draft({}, {})
 
     def load(self) -> bool:
-        """Whether all of it could be read, so that what is not in it is not desired."""
-        whole = True
-        decoder = Decoder(Saved)
-        for payload in self._health.read(self._path, "desired", appended=False):
-            try:
-                saved = decoder.decode(payload)
-            except DecodeError as error:
-                self._health.keep_aside(self._path, "damaged", str(error))
-                whole = False
-                continue
-            if isinstance(saved, SavedApp):
-                wrong = spec_error(saved.spec)
-                if wrong:
-                    self._health.keep_aside(self._path, "damaged", f"{saved.spec.name[:NAME_LIMIT]!r}: {wrong}")
-                    whole = False
-                    continue
-                self.apps[saved.spec.name] = saved
-            else:
-                self.environs[saved.id] = saved.data
-        return whole and os.path.exists(self._path) and not self._health.has_aside(self._path)
+        """Whether all of it could be read, so that what is not in it is not desired. When it could not, the one before
+        is taken, and written in its place. Raises Newer when a later version wrote it."""
+        chosen = latest = self._read(self._path)
+        self._whole = latest.wrong is None
+        unwritten = self._unwritten()
+        if unwritten is not None:
+            chosen = unwritten
+        elif not self._whole:
+            before = self._read(self._before)
+            chosen = choose(latest, before)
+            if chosen is before:
+                self._health.tell(
+                    f"{self._path}: {latest.wrong}; what was desired before the last change is desired again"
+                )
+        self.apps, self.environs = chosen.apps, chosen.environs
+        if chosen is unwritten or (not self._whole and chosen.apps):
+            self._write_next()
+        return chosen.wrong is None and chosen in (latest, unwritten) and not self._health.has_aside(self._path)
+
+    def _unwritten(self) -> Snapshot | None:
+        data = self._spare.claim()
+        found = None if data is None else unpack(data)
+        return found if found is not None and found.wrong is None else None
+
+    def _read(self, path: str) -> Snapshot:
+        data = self._health.read(path)
+        if data is None:
+            return missing()
+        try:
+            found = unpack(data)
+        except Newer as error:
+            raise refusal(path, error) from None
+        if found.wrong is not None:
+            self._health.keep_aside(path, "damaged", found.wrong)
+        return found
 
     @property
     def idle(self) -> bool:
-        return not self._writing and not self._waiting
+        """Whether nothing is being written now."""
+        return not self._busy
 
     def commit(self, change: "Callable[[Draft], None]", done: "Callable[[OSError | None], None]") -> None:
-        """Have the change on the disk, then call `done`: with None when it is, else with why it is not."""
+        """Desire this as well, then call `done`: with None when it is on the disk, else with why it is not yet."""
         self._waiting.append((change, done))
-        if not self._writing:
+        if not self._busy:
             self._write_next()
 
     def _write_next(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         self._draft = Draft(self.apps, self.environs)
         for change, done in self._waiting:
             change(self._draft)
             self._writing.append(done)
         self._waiting = []
+        self._busy = True
+        self.saved = False
         data = self._draft.pack()
-        self._background.run(lambda: write_safely(self._path, data), self._on_written)
+        # A snapshot that is not whole must not take the place of the one before.
+        before = self._health.due_aside(self._path) or (self._before if self._whole else "")
+        self._background.run(
+            lambda: write_safely(self._path, data, before), lambda error: self._on_written(error, data)
+        )
 
-    def _on_written(self, error: OSError | None) -> None:
+    def _on_written(self, error: OSError | None, data: bytes) -> None:
         told, self._writing = self._writing, []
-        if error is None:
-            self.apps, self.environs = self._draft.apps, self._draft.environs
-        self._health.note(self._path, error)
+        self._busy = False
+        self.apps, self.environs = self._draft.apps, self._draft.environs
+        self.saved = error is None
+        self._whole = self._whole or self.saved
+        if self.saved:
+            self._spare.drop()
+        else:
+            self._spare.put(data)
+        self._health.note(self._path, error, UNSAVED)
         if self._waiting:
             self._write_next()
+        elif error is not None:
+            self._retry = self._loop.at(time.monotonic() + RETRY, self._write_next)
         for done in told:
             self._background.later(lambda done=done: done(error))  # type: ignore[misc]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oxmgr.lifecycle.machine import State
+    from oxmgr.supervisor.eventfile import EventFile
     from oxmgr.supervisor.instance import Instance
-    from oxmgr.supervisor.journal import EventFile
     from oxmgr.supervisor.logfile import Log
 
 KEPT = 256

@@ -34,6 +34,7 @@ from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import Limits, Spec
 from oxmgr.supervisor import native
 from oxmgr.supervisor.chores import Chores
+from oxmgr.supervisor.hooks import HookRunner
 from oxmgr.supervisor.instance import App, Instance
 from oxmgr.supervisor.probes import Probes
 from oxmgr.supervisor.process import start_ticks, write_stdin
@@ -75,12 +76,15 @@ class Fleet:
         self.trees = trees
         self.launcher = launcher
         self.changed: Callable[[Instance], None] = lambda instance: None
+        self.made: Callable[[Instance], None] = lambda instance: None
+        self.unknown: dict[tuple[str, int], messages.Observed] = {}
         self._places = places
         self._loop = loop
         self._journal = journal
         self._events = events
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
         self.chores = Chores(loop, background, trees, launcher)
+        self.hooks = launcher.hooks = HookRunner(self.chores, events)
         self.probes = Probes(loop, trees, self.chores, self.send)
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
@@ -117,8 +121,12 @@ class Fleet:
             app = self.apps[spec.name] = App(spec, environ)
         app.spec, app.environ = spec, environ
         for index in range(spec.instances):
+            instance = app.instances.get(index)
+            if instance is None:
+                instance = app.instances[index] = Instance(app, index)
+                self.made(instance)
             # One that is on its way out stays after all: it is started again once it has stopped.
-            app.instances.setdefault(index, Instance(app, index)).leaving = False
+            instance.leaving = False
         return app
 
     def remove(self, instance: Instance) -> None:
@@ -284,6 +292,10 @@ class Fleet:
                 instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
         self._journal.add(observed(instance))
         self._loop.call(self._see_to, instance)
+        if state.status == is_.RUNNING and old.status == is_.STARTING:
+            self.hooks.after("post_start", instance)
+        elif instance.down and (old.pid or old.status == is_.STOPPING):
+            self.hooks.after("post_stop", instance)
         self.changed(instance)
         if state.status != old.status or (state.pid > 0) != (old.pid > 0):
             self._regate(instance.app.spec.name)
@@ -300,8 +312,9 @@ class Fleet:
         if instance.down:
             if self._shares(instance):
                 # The pipes are the other one's from now on.
-                instance.outputs = {}
+                instance.outputs = ()
             self.launcher.put_away(instance)
+            self.hooks.drop(instance)
         self._soft.update(instance)
         self.probes.update(instance)
         self.launcher.endpoints.update(instance)
@@ -320,9 +333,11 @@ class Fleet:
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
-            if self.launcher.endpoints.send_shutdown(instance):
-                return None
-            self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
+            self.hooks.drop(instance)
+            if instance.process is None or not self.hooks.before(
+                "pre_stop", instance, lambda _: self._signal_stop(instance)
+            ):
+                self._signal_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
         if effect == KILL:
@@ -335,6 +350,10 @@ class Fleet:
             why = unmet(instance.app.spec, self.dependencies(instance.app.spec))
             return Go() if why is None else Hold(why)
         return None
+
+    def _signal_stop(self, instance: Instance) -> None:
+        if instance.state.status == is_.STOPPING and not self.launcher.endpoints.send_shutdown(instance):
+            self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
 
     def _look_if_stuck(self, instance: Instance) -> None:
         main = instance.process
@@ -447,7 +466,7 @@ class Fleet:
     def _take_last_lines(self, instance: Instance, empty: bool) -> None:
         # Pipes that another one still prints to have no last line yet.
         alone = not self._shares(instance)
-        for output in dict.fromkeys(instance.outputs.values()):
+        for output in instance.outputs:
             if empty and alone:
                 output.finish()
             else:
@@ -467,4 +486,4 @@ class Fleet:
         return len(same) > 1
 
     def view(self, instance: Instance) -> messages.InstanceView:
-        return view(instance, self._places, self.probes.health(instance))
+        return view(instance, self.launcher.outputs.files(instance), self.probes.health(instance))

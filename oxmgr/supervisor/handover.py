@@ -86,6 +86,10 @@ class Handover:
         _Check(self._loop, [*argv, "check=1"], checked)
 
     def _execute(self, argv: list[str], answer: "Callable[[str], object]") -> None:
+        if self._guard.fd < 0 and not self._desired.saved:
+            self._going = False
+            answer("what is desired cannot be written, and there is no guard to keep it")
+            return
         answer("")
         words = [*argv, *self._group, f"lock={self._lock}", f"control={self.control}", f"files={self._given[1]}"]
         passed = [self._lock, self.control]

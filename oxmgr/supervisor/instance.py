@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from oxmgr.supervisor.loop import Timer
     from oxmgr.supervisor.native import Child
-    from oxmgr.supervisor.outputs import Direct, Output
+    from oxmgr.supervisor.output import Direct, Output
     from oxmgr.supervisor.process import Process
     from oxmgr.supervisor.sockets import Held
 
@@ -28,17 +28,17 @@ class Instance:
     an earlier daemon's child. The launcher's: `cgroup` is its folder or "", `limited` what that folder has of limits,
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
-    `pending`: a start is being prepared, `spawning` is the child that a thread makes, `outputs` what its fds 1 and 2
-    go to (`wired`: by what its spec said then), `warnings` what of its spec this host does not hold, `marks` where in
-    its log files this run begins, `ends` our ends of what else it was born with. The fleet's: the others; `extra`: it
-    is not the one that users see, but one that it has replaced, or that is to replace it; `gone`: it was removed;
-    `stuck` is why it cannot be killed, or "".
+    `pending`: a start is being prepared, `prepared`: what is run before it has been, `spawning` is the child that a
+    thread makes, `outputs` what its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `warnings`
+    what of its spec this host does not hold, `marks` where in its log files this run begins, `ends` our ends of what
+    else it was born with. The fleet's: the others; `extra`: it is not the one that users see, but one that it has
+    replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
         *("app", "cgroup", "ends", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "run", "timer", "warnings", "wired", "worn"),
+        *("extra", "prepared", "run", "timer", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -57,11 +57,12 @@ class Instance:
         self.ooms = (0, 0)
         self.network = -1
         self.pending = False
+        self.prepared = False
         self.spawning: Child | None = None
         self.stuck = ""
-        self.outputs: dict[int, Output | Direct] = {}
         self.ends: Ends | None = None
-        self.wired: object = None
+        self.outputs: tuple[Output | Direct, ...] = ()
+        self.wired: Spec | None = None
         self.warnings: list[str] = []
         self.marks: dict[str, int] = NO_MARKS
         self.started_at = 0.0

@@ -1,162 +1,140 @@
-"""What was last true of each instance, and what happened: appended without fsync. Owns `journal` and `events`.
+"""What was last true of each instance: appended without fsync. Owns `journal`.
 
-They survive the daemon's death, for the kernel has them. After a power cut they mean nothing anyway.
+It survives the daemon's death, for the kernel has it. After a power cut it means nothing anyway.
 """
 
 import os
 import time
 
-from oxmgr.model.codec import DecodeError, Decoder, encode
-from oxmgr.model.messages import Boot, Event, Journaled, Observed
-from oxmgr.model.records import MARK, file_header, read_records, record
-from oxmgr.supervisor.files import Health, append, boot_id, open_append, write_aside
+from oxmgr.model.codec import UNREADABLE, Decoder, Struct, encode
+from oxmgr.model.messages import Boot, Journaled, Observed
+from oxmgr.model.records import Newer, file_header, read_records, record
+from oxmgr.supervisor.files import RETRY, append, boot_id, replace
+from oxmgr.supervisor.health import refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from oxmgr.supervisor.health import Health
     from oxmgr.supervisor.loop import Loop, Timer
+    from oxmgr.supervisor.spare import Spare
 
 JOURNAL_LIMIT = 256 * 1024
-EVENTS_LIMIT = 1024 * 1024
-RECENT = 32 * 1024
-RETRY = 5.0
+KIND = "journal"
+UNSAVED = "apps are supervised all the same, but should this daemon die, the next one might not know them"
+
+
+class Past(Struct):
+    """What an earlier daemon knew: the last record of each (app, instance), `others` that were extra, and whether this
+    is the boot that their pids are of."""
+
+    seen: dict[tuple[str, int], Observed] = {}
+    others: list[Observed] = []
+    same_boot: bool = False
 
 
 class Journal:
     """The latest record of an instance counts. When it has grown by JOURNAL_LIMIT bytes and has doubled,
     it is written anew; and when it could not be written for a while, as soon as it can."""
 
-    def __init__(self, path: str, loop: "Loop", health: Health) -> None:
+    def __init__(self, path: str, loop: "Loop", health: "Health", spare: "Spare") -> None:
         self._path = path
         self._loop = loop
         self._health = health
-        self._all: Callable[[], Iterable[Observed]] = list
+        self._spare = spare
+        self._boot = boot_id()
+        self._all: Callable[[], Iterable[Observed]] | None = None
         self._fd = -1
         self._grown = 0
         self._limit = JOURNAL_LIMIT
-        self._behind = False
         self._retry: Timer | None = None
 
-    def load(self) -> tuple[dict[tuple[str, int], Observed], list[Observed], bool]:
-        """The last record of each (app, instance), those that are extra, and whether this is the boot that its pids
-        are of."""
+    def load(self) -> Past:
+        """The last record of each (app, instance), and whether this is the boot that its pids are of. What is damaged
+        is passed over, and the file kept aside. Raises Newer when a later version wrote it."""
+        past = Past()
+        data = self._health.read(self._path)
+        if data is not None:
+            try:
+                past, wrong = self._decode(data)
+            except Newer as error:
+                raise refusal(self._path, error) from None
+            if wrong is not None:
+                self._health.keep_aside(self._path, "damaged", wrong)
+        unwritten = self._spare.claim()
+        if unwritten is not None:
+            past, _ = self._decode(unwritten)
+        return past
+
+    def _decode(self, data: bytes) -> tuple[Past, str | None]:
         extras: dict[tuple[str, int, int], Observed] = {}
+        payloads, wrong, _ = read_records(KIND, data)
         seen: dict[tuple[str, int], Observed] = {}
         same_boot = False
         decoder = Decoder(Journaled)
-        for payload in self._health.read(self._path, "journal", appended=True):
+        for payload in payloads:
             try:
                 entry = decoder.decode(payload)
-            except DecodeError as error:
-                self._health.keep_aside(self._path, "damaged", str(error))
+            except UNREADABLE as error:
+                wrong = wrong or str(error)
                 continue
             if isinstance(entry, Boot):
-                same_boot = entry.id == boot_id()
+                same_boot = entry.id == self._boot
             elif entry.extra:
                 extras[entry.app, entry.index, entry.run] = entry
             else:
                 extras.pop((entry.app, entry.index, entry.run), None)
                 seen[entry.app, entry.index] = entry
         seen = {key: entry for key, entry in seen.items() if not entry.gone}
-        return seen, [entry for entry in extras.values() if not entry.gone], same_boot
+        return Past(seen, [entry for entry in extras.values() if not entry.gone], same_boot), wrong
 
     def open(self, everything: "Callable[[], Iterable[Observed]]") -> None:
-        """Start writing; `everything` gives a record of each instance, for writing it anew."""
+        """Start writing; `everything` gives a record of each instance, for writing it anew, which cuts off whatever end
+        could not be read. Until then what an earlier daemon wrote stays."""
         self._all = everything
         self._write_anew()
 
     def add(self, seen: Observed) -> None:
+        fd = self._fd if self._retry is None else self._spare.fd
+        if self._all is None or fd < 0:
+            return  # written anew it has this as well
         data = record(encode(seen))
         try:
-            if self._fd >= 0 and not self._behind:
-                append(self._fd, data)
-                self._grown += len(data)
+            append(fd, data)
         except OSError as error:
-            self._behind = True
-            self._health.note(self._path, error)
-        if self._fd < 0 or self._behind or self._grown > self._limit:
+            self._try_later(error, self._whole())
+            return
+        self._grown += len(data)
+        if self._grown > self._limit:
             self._write_anew()
 
-    def _write_anew(self) -> None:
-        entries = [Boot(boot_id()), *self._all()]
-        data = file_header("journal") + b"".join(record(encode(entry)) for entry in entries)
+    def _whole(self) -> bytes:
+        entries = [Boot(self._boot), *(self._all() if self._all else ())]
+        data = file_header(KIND) + b"".join(record(encode(entry)) for entry in entries)
         self._grown = 0
         self._limit = max(JOURNAL_LIMIT, len(data))
+        return data
+
+    def _write_anew(self) -> None:
+        data = self._whole()
         try:
-            fd = write_aside(self._path, data)
-            os.rename(f"{self._path}.new", self._path)
+            fd = replace(self._path, data, self._health.due_aside(self._path))
         except OSError as error:
-            self._behind = True
-            self._health.note(self._path, error)
-            if self._retry is None:
-                self._retry = self._loop.at(time.monotonic() + RETRY, self._try_again)
+            self._try_later(error, data)
             return
-        self._behind = False
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        self._spare.drop()
         self._health.note(self._path, None)
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = fd
 
-    def _try_again(self) -> None:
-        self._retry = None
-        if self._fd < 0 or self._behind:
-            self._write_anew()
-
-
-class EventFile:
-    """Two files of EVENTS_LIMIT bytes at most: `events`, and `events.1` with those before."""
-
-    def __init__(self, path: str, health: Health) -> None:
-        self._path = path
-        self._health = health
-        self._fd = -1
-        self._size = 0
-
-    def recent(self) -> list[Event]:
-        """The last of them, some hundreds, oldest first."""
-        try:
-            with open(self._path, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - RECENT))
-                data = file.read()
-        except OSError:
-            return []
-        start = data.find(MARK)
-        found = read_records("events", file_header("events") + data[start:])[0] if start >= 0 else []
-        decoder = Decoder(Event)
-        events: list[Event] = []
-        for payload in found:
-            try:
-                events.append(decoder.decode(payload))
-            except DecodeError:
-                continue
-        return events
-
-    def add(self, event: Event) -> None:
-        data = record(encode(event))
-        try:
-            if self._fd < 0 or self._size > EVENTS_LIMIT:
-                self._open()
-            append(self._fd, data)
-        except OSError as error:
-            self._health.note(self._path, error)
-            return
-        self._size += len(data)
-        if self._health.failing:
-            self._health.note(self._path, None)
-
-    def _open(self) -> None:
-        if self._size > EVENTS_LIMIT:
-            os.rename(self._path, f"{self._path}.1")
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        fd = open_append(self._path)
-        self._size = os.fstat(fd).st_size
-        if not self._size:
-            try:
-                append(fd, file_header("events"))
-            except OSError:
-                os.close(fd)
-                raise
-        self._fd = fd
+    def _try_later(self, error: OSError, data: bytes) -> None:
+        self._spare.put(data)
+        self._health.note(self._path, error, UNSAVED)
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = self._loop.at(time.monotonic() + RETRY, self._write_anew)

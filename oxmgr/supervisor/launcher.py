@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oxmgr.model.places import Places
+    from oxmgr.model.spec import Spec
     from oxmgr.supervisor.background import Background
     from oxmgr.supervisor.endpoints import Endpoints, Passed
+    from oxmgr.supervisor.hooks import HookRunner
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.outputs import Outputs
@@ -60,12 +62,13 @@ class Launcher:
         """The one that prints to the pipes of this one already."""
         self.claim: Callable[[Instance], None] = lambda instance: None
         self.in_flight = 0
+        self.hooks: HookRunner
         self.networks = Networks(loop)
         self._loop = loop
         self._background = background
         self._trees = trees
         self._cgroups = trees.cgroups
-        self._outputs = outputs
+        self.outputs = outputs
         self.given = given
         self._fds = getrlimit(RLIMIT_NOFILE)[0]
         self.endpoints = endpoints
@@ -76,6 +79,11 @@ class Launcher:
         missing = limits.not_enforceable(spec.limits, self._cgroups)
         if missing and spec.limits.required:
             return SpawnFailed(_required(instance, missing), final=True)
+        if not instance.prepared and self.hooks.before(
+            "pre_start", instance, lambda why: self._on_prepared(instance, why)
+        ):
+            return None
+        instance.prepared = False
         instance.warnings = missing + not_in_force(spec.sandbox)
         if spec.sandbox.private_network and instance.network < 0:
             if not instance.pending:
@@ -100,6 +108,17 @@ class Launcher:
                 self.later(instance, SpawnFailed(f"cannot start {instance.name}: {taken}, {who} has it"))
 
         self._background.run(lambda: found.append(holder(taken.address)), done)
+
+    def _on_prepared(self, instance: "Instance", why: str) -> None:
+        if instance.gone or instance.state.status != is_.STARTING or instance.state.pid:
+            # It was stopped meanwhile.
+            return
+        instance.prepared = True
+        failed = SpawnFailed(f"cannot start {instance.name}: pre_start: {why}") if why else None
+        event = failed or self.launch(instance)
+        instance.prepared = instance.pending
+        if event is not None:
+            self.later(instance, event)
 
     def _on_network(self, instance: "Instance", fd: int, why: str) -> None:
         instance.pending = False
@@ -129,7 +148,7 @@ class Launcher:
             raise StartError(f"cannot start {instance.name}: {why}", errno.EMFILE)
         self.open_outputs(instance)
         if spec.ready.startswith("log:"):
-            for output in instance.outputs.values():
+            for output in instance.outputs:
                 output.drain()
             instance.marks = marks(instance, self._places.logs)
         passed = self.endpoints.prepare(instance)
@@ -155,7 +174,7 @@ class Launcher:
     def _has_room(self) -> bool:
         """Whether there are fds left for it, and then for those who come to stop it."""
         try:
-            fd = os.dup(self._outputs.null)
+            fd = os.dup(self.outputs.null)
         except OSError:
             return False
         os.close(fd)
@@ -335,13 +354,12 @@ class Launcher:
         other = None if instance.outputs else self.beside(instance)
         if other is not None:
             instance.outputs, instance.wired = other.outputs, other.wired
-        wired = (spec.logs, spec.log_file, spec.error_log_file, spec.sandbox.uid)
-        if instance.outputs and wired == instance.wired:
+        if instance.outputs and instance.wired is not None and _wiring(instance.wired) == _wiring(spec):
             return
         self._close_outputs(instance)
         try:
-            instance.outputs = self._outputs.make(instance)
-            instance.wired = wired
+            instance.outputs = self.outputs.make(instance)
+            instance.wired = spec
         except OSError as error:
             what = f"{error.filename or 'a pipe'}: {error.strerror}"
             raise StartError(f"cannot start {instance.name}: make the pipes of its output: {what}", 0) from None
@@ -356,22 +374,21 @@ class Launcher:
 
     def pick_up(self, instance: "Instance") -> None:
         """It does not run, and a daemon before may have been killed over its last lines."""
-        if self._outputs.has_left(instance):
+        if self.outputs.has_left(instance):
             self.connect(instance)
             self.put_away(instance)
 
     def _close_outputs(self, instance: "Instance") -> None:
-        for output in dict.fromkeys(instance.outputs.values()):
+        for output in instance.outputs:
             output.drain()
             output.close()
-        instance.outputs = {}
+        instance.outputs = ()
 
     def put_away(self, instance: "Instance") -> None:
         """It is down: its cgroup goes, and its pipes when all that it printed has arrived."""
-        outputs = dict.fromkeys(instance.outputs.values())
-        for output in outputs:
+        for output in instance.outputs:
             output.finish()
-        if all(output.is_empty() for output in outputs):
+        if all(output.is_empty() for output in instance.outputs):
             self._close_outputs(instance)
         if instance.cgroup:
             self._trees.tidy(instance.cgroup)
@@ -384,10 +401,15 @@ class Launcher:
         self.put_away(instance)
         self._close_outputs(instance)
         if not instance.extra:
-            self._outputs.remove(instance)
+            self.outputs.remove(instance)
         if instance.network >= 0:
             os.close(instance.network)
             instance.network = -1
+
+
+def _wiring(spec: "Spec") -> tuple[object, ...]:
+    """What its outputs are made by."""
+    return spec.logs, spec.log_file, spec.error_log_file, spec.sandbox.uid
 
 
 def _required(instance: "Instance", why: list[str]) -> str:

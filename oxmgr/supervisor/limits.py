@@ -4,6 +4,7 @@ import os
 from resource import RLIM_INFINITY, RLIMIT_CORE, RLIMIT_NOFILE, prlimit
 
 from oxmgr.model.spec import Limits
+from oxmgr.model.views import set_limits
 from oxmgr.supervisor import cgroup
 from oxmgr.supervisor.cgroup import Cgroups
 
@@ -38,19 +39,11 @@ _FILES: "dict[str, tuple[str, str, Callable[..., str], str]]" = {
     "cpus": ("cpuset", "cpuset.cpus", str, "\n"),
 }
 
-KERNEL_KEYS = (*_FILES, "open_files", "core_mb", "nice", "oom_score_adj")
-
-
-def wanted(limits: Limits) -> dict[str, float | str]:
-    """Those that are set, but for `required` and the window."""
-    found = {key: getattr(limits, key) for key in ("memory_mb", "cpu_percent", *KERNEL_KEYS)}
-    return {key: value for key, value in found.items() if value is not None}
-
 
 def not_enforceable(limits: Limits, cgroups: Cgroups) -> list[str]:
     """What this host cannot hold, and why, as words."""
     missing: list[str] = []
-    for key in wanted(limits):
+    for key in set_limits(limits):
         if key not in _FILES:
             continue
         controller = _FILES[key][0]

@@ -5,31 +5,27 @@ import os
 import time
 
 from oxmgr.model.codec import replace
-from oxmgr.supervisor.native import BETWEEN, BLOCK, CRI, JSON, RAW, Formatter
-from oxmgr.supervisor.rates import Rate
+from oxmgr.supervisor.native import BLOCK, CRI, JSON, RAW, Formatter
 from oxmgr.supervisor.rawlog import open_log
 from oxmgr.supervisor.spool import Block, Spool
+from oxmgr.supervisor.spooled import Spooled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oxmgr.supervisor.native import Pipe
     from oxmgr.supervisor.rawlog import RawLog
 
 KINDS = {"raw": RAW, "cri": CRI, "json": JSON}
 
 
-class LineLog:
+class LineLog(Spooled):
     """Its lines go to `file`; `stream` is what they are said to come from."""
 
+    __slots__ = ("_file", "_pending")
+
     def __init__(self, file: "RawLog", spool: Spool, stream: str) -> None:
-        self.logs = file.logs
+        super().__init__(file.logs, spool, Formatter(KINDS[file.logs.format], stream.encode()))
         self._file = file
-        self._spool = spool
-        self._formatter = Formatter(KINDS[file.logs.format], stream.encode())
-        self._rate = Rate(file.logs.rate_limit)
         self._pending: Block | None = None
-        self._inside = BETWEEN
-        self._dropped = 0
 
     @property
     def path(self) -> str:
@@ -41,26 +37,17 @@ class LineLog:
 
     @property
     def behind(self) -> bool:
-        """Whether bytes have left the pipe that are not where they go."""
-        return self._pending is not None or self._spool.end > self._spool.start or self._dropped > 0
+        return self._pending is not None or super().behind
 
-    def again(self) -> float | None:
-        """When to move again, though nothing new has come: there are dropped lines to tell of."""
-        return self._rate.again() if self._dropped else None
+    def open(self) -> None:
+        """Have the file open. OSError."""
+        self._file.open()
 
-    def move(self, pipe: "Pipe", budget: int) -> int:
-        """Up to so many bytes of the pipe on their way; 0 when there are none. OSError when there are no more taken."""
+    def prepare(self) -> None:
+        """Have the file not too large and not too old. OSError."""
         self._open()
-        self._work(final=False)
-        moved = self._spool.take(pipe, budget)
-        if moved:
-            self._work(final=False)
-        return moved
-
-    def finish(self) -> None:
-        """Its app has ended: what has no end of a line is one. OSError."""
-        self._open()
-        self._work(final=True)
+        if self._pending is None:
+            self._file.prepare()
 
     def notice(self, text: str) -> None:
         """A line of ours."""
@@ -70,8 +57,7 @@ class LineLog:
         now = time.time_ns()
         formatter = self._formatter
         formatter.begin(stamp(now), notice=text.encode()[:256])
-        data = formatter.text(b"")
-        self._file.wrote(os.pwrite(self._file.fd, data, self._file.offset), now)
+        self._file.append(formatter.text(b""), now)
 
     def passes(self, error: OSError) -> bool:
         return self._file.passes(error) or self._spool.is_named(error.filename)
@@ -93,16 +79,13 @@ class LineLog:
 
     # --- blocks ---
 
-    def _open(self) -> None:
-        """Go on where this or an earlier daemon has stopped."""
-        if self._spool.fd >= 0:
-            return
-        block = self._spool.open()
-        self._inside, self._dropped = block.inside, block.dropped
-        self._pending = block if block.end > block.start or block.notice else None
+    def _open(self) -> Block | None:
+        block = super()._open()
+        if block is not None:
+            self._pending = block if block.end > block.start or block.notice else None
+        return block
 
     def _work(self, final: bool) -> None:
-        """Format all that can be, block by block."""
         worked = False
         while self._pending is not None or self._has_more(final):
             worked = True
@@ -115,10 +98,6 @@ class LineLog:
 
     def _has_more(self, final: bool) -> bool:
         return self._spool.has_more(final) or self._can_tell(final)
-
-    def _can_tell(self, final: bool) -> bool:
-        """Whether now is the time to say how many lines were dropped."""
-        return self._dropped > 0 and self._inside == BETWEEN and (final or self._rate.allowed() != 0)
 
     def _begin(self, final: bool) -> Block:
         """The next block, on record."""
@@ -146,9 +125,7 @@ class LineLog:
         """The bytes of the spool that are done with. OSError: it is to be done again."""
         target, block = self._target(block)
         formatter, spool, file = self._formatter, self._spool, self._file
-        notice = (
-            f"oxmgr: {block.dropped} lines were dropped here: rate_limit is {self._rate.limit}" if block.notice else ""
-        )
+        notice = self._told(block.dropped) if block.notice else ""
         formatter.begin(
             stamp(block.time_ns),
             final=block.final,
@@ -195,11 +172,6 @@ class LineLog:
         self._spool.note(block)
         self._pending = block
         return file.fd, block
-
-    def _settle(self) -> None:
-        """Say that nothing is begun, so that the file may be rotated, renamed, emptied."""
-        start = self._spool.start
-        self._spool.done(Block(start=start, end=start, dropped=self._dropped, inside=self._inside))
 
 
 def stamp(time_ns: int) -> bytes:

@@ -2,6 +2,7 @@
 the log goes on: it is cut, made anew, or done without."""
 
 import os
+import time
 from _bisect import bisect_right
 
 from oxmgr.model.logindex import ENTRY_SIZE, HEAD_SIZE, SUFFIX, head_inode, pack_entry, pack_head
@@ -13,8 +14,27 @@ MODE = 0o640
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_APPEND | os.O_NONBLOCK
 
 
+def first_line_ns(log: str) -> int:
+    """When the first line came of a log that is not open, as far as that is known; 0 when it has none."""
+    try:
+        found = os.stat(log, follow_symlinks=False)
+    except OSError:
+        return 0
+    if not found.st_size:
+        return 0
+    try:
+        with open(f"{log}{SUFFIX}", "rb", 0) as file:
+            data = file.read(HEAD_SIZE + ENTRY_SIZE)
+    except OSError:
+        data = b""
+    first = int.from_bytes(data[HEAD_SIZE + 8 :], "little") if head_inode(data) == found.st_ino else 0
+    return first if 0 < first <= time.time_ns() else found.st_mtime_ns
+
+
 class Times:
     """Of the log at `path`. `first_ns` is when its first line came, 0 when that is not known."""
+
+    __slots__ = ("_fd", "_log", "_noted_ns", "first_ns")
 
     def __init__(self, path: str) -> None:
         self._log = path

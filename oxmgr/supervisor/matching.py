@@ -5,7 +5,7 @@ import os
 import sys
 from _signal import SIGKILL, pidfd_send_signal
 
-from oxmgr.model.spec import log_paths
+from oxmgr.model.logpaths import log_paths
 from oxmgr.supervisor import native
 from oxmgr.supervisor.loop import READ
 

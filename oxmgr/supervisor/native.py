@@ -36,6 +36,7 @@ _FIONREAD = 0x541B  # asm-generic/ioctls.h
 
 _exits = ffi.new("struct ox_exit[]", _BATCH)
 _numbers = ffi.new("int[]", _BATCH)
+_offset = ffi.new("int64_t *")
 
 
 class SpawnError(OSError):
@@ -167,26 +168,20 @@ def timerfd_set(fd: int, nanoseconds: int) -> None:
 class Pipe:
     """Moves bytes out of one pipe. `offset` is where in a file the next ones go."""
 
-    __slots__ = ("_offset", "fd")
+    __slots__ = ("fd", "offset")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._offset = ffi.new("int64_t *")
-
-    @property
-    def offset(self) -> int:
-        return int(self._offset[0])
-
-    @offset.setter
-    def offset(self, value: int) -> None:
-        self._offset[0] = value
+        self.offset = 0
 
     def splice(self, file: int, budget: int) -> int:
         """Up to so many bytes to the file at `offset`, which goes on by that; 0 when there are none. A kill falls
         before or after it, but on a file system that takes no splice, where it may double what was being moved."""
-        moved = lib.ox_splice(self.fd, file, self._offset, budget)
+        _offset[0] = self.offset
+        moved = lib.ox_splice(self.fd, file, _offset, budget)
         if moved == -EINVAL:
-            moved = lib.ox_copy(self.fd, file, self._offset, _scratch(), budget)
+            moved = lib.ox_copy(self.fd, file, _offset, _scratch(), budget)
+        self.offset = _offset[0]
         return _check(moved)
 
     def line_end(self) -> int:

@@ -14,7 +14,7 @@ from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oxmgr.supervisor.endpoints import Passed
-    from oxmgr.supervisor.outputs import Direct, Output
+    from oxmgr.supervisor.output import Direct, Output
 
 UMASK = 0o022
 _PROCESS_GROUP = 1 << 2
@@ -115,7 +115,7 @@ def start(
     given: list[int],
     *,
     stdin: str,
-    outputs: "dict[int, Output | Direct]",
+    outputs: "tuple[Output | Direct, ...]",
     cgroup: int = -1,
     network: int = -1,
     passed: "Passed | None" = None,
@@ -128,8 +128,9 @@ def start(
     fds: list[int] = []
     try:
         fds.append(_open_stdin(stdin))
-        fds.append(outputs[1].open_for_app())
-        fds.append(outputs[2].open_for_app() if outputs[2] is not outputs[1] else fds[1])
+        fds += [output.open_for_app() for output in outputs]
+        # One for both, or one each.
+        fds += fds[1:] if len(outputs) == 1 else []
         env = own_env(spec, index, run)
         placed = {0: fds[0], 1: fds[1], 2: fds[2]}
         if passed is not None:

@@ -35,6 +35,19 @@ PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, er
 class RawLog:
     """`path` is absolute. `trouble` says why it is not rotated, or ""."""
 
+    __slots__ = (
+        "_archive",
+        "_not_before_ns",
+        "_taken_up",
+        "_times",
+        "fd",
+        "inode",
+        "logs",
+        "offset",
+        "path",
+        "trouble",
+    )
+
     behind = False
     """Whether bytes have left the pipe that are not where they go."""
 
@@ -70,13 +83,21 @@ class RawLog:
         self._times.note(self.offset, now)
         self.offset += size
 
+    def append(self, data: bytes, now: int) -> None:
+        """All of it or, with an OSError, nothing: what the disk took of it is taken back."""
+        size = os.pwrite(self.fd, data, self.offset)
+        if size < len(data):
+            os.ftruncate(self.fd, self.offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
+        self.wrote(size, now)
+
     def notice(self, text: str) -> None:
         """A line of ours."""
         self.prepare()
         data = f"{text}\n".encode()
         if not self.at_line_end():
             data = b"\n" + data
-        self.offset += os.pwrite(self.fd, data, self.offset)
+        self.append(data, time.time_ns())
 
     def finish(self) -> None:
         """Its app has ended: there is nothing that waits for the end of a line."""
@@ -146,12 +167,10 @@ class RawLog:
     # --- rotation ---
 
     def _is_due(self) -> bool:
-        size, days, first = self.logs.max_size_mb * MIB, self.logs.max_days, self._times.first_ns
+        size = self.logs.max_size_mb * MIB
         if not self.offset:
             return False
-        if size and self.offset >= size:
-            return True
-        return bool(days and first and time.time_ns() - first > days * DAY_NS)
+        return bool(size and self.offset >= size) or is_old(self._times.first_ns, self.logs)
 
     def _is_over_cap(self) -> bool:
         size = self.logs.max_size_mb * MIB
@@ -218,6 +237,11 @@ class RawLog:
         now = time.time_ns()
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
         return f"{self.path}{ROTATED}{stamp}.{now % 10**9:09}Z"
+
+
+def is_old(first_ns: int, logs: "Logs") -> bool:
+    """Whether a log whose first line came then (0: that is not known) is to be rotated for it."""
+    return bool(logs.max_days and first_ns and time.time_ns() - first_ns > logs.max_days * DAY_NS)
 
 
 def open_folder(path: str) -> int:

@@ -41,8 +41,18 @@ class Rollouts:
     def begin(self, app: "App", chosen: "list[Instance]", done: "Callable[[dict[str, str]], object]") -> None:
         """Replace these instances of an app; `done` is called with why one could not be, by its name."""
         running = self._running[app] = _Running(self._fleet, app, done)
-        running.take(rollout.begin(tuple(one.index for one in chosen), app.spec.max_unavailable))
-        self._look(app)
+        numbers = tuple(one.index for one in chosen)
+
+        def go(why: str) -> None:
+            if self._running.get(app) is running:
+                if why:
+                    running.state = rollout.Rollout(numbers, failed=(numbers[0], f"pre_reload: {why}"))
+                else:
+                    running.take(rollout.begin(numbers, app.spec.max_unavailable))
+                self._look(app)
+
+        if not self._fleet.hooks.before("pre_reload", chosen[0], go):
+            go("")
 
     def give_up(self, app: "App", why: str) -> None:
         """Somebody wants something else of it."""

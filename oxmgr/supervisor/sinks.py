@@ -9,11 +9,11 @@ import os
 import select
 import stat
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, socket
+from abc import abstractmethod
 
 from oxmgr.supervisor.loop import WRITE
-from oxmgr.supervisor.native import BETWEEN, BLOCK, PREFIXED, RAW, Formatter
-from oxmgr.supervisor.rates import Rate
-from oxmgr.supervisor.spool import Block, Spool
+from oxmgr.supervisor.native import BLOCK, PREFIXED, RAW, Formatter
+from oxmgr.supervisor.spooled import Spooled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from oxmgr.model.spec import Logs
     from oxmgr.supervisor.loop import Loop
-    from oxmgr.supervisor.native import Pipe
+    from oxmgr.supervisor.spool import Spool
 
 JOURNAL = "/run/systemd/journal/socket"
 JOURNAL_LINE = 256 * 1024
@@ -100,42 +100,17 @@ def _open_again(fd: int) -> int:
     return fd
 
 
-class SinkLog:
+class SinkLog(Spooled):
     """What both have of a log; `path` is a word for where it goes."""
 
     trouble = ""
 
-    def __init__(self, logs: "Logs", spool: Spool, path: str, formatter: Formatter, target: Target) -> None:
-        self.logs = logs
+    def __init__(self, logs: "Logs", spool: "Spool", path: str, formatter: Formatter, target: Target) -> None:
+        super().__init__(logs, spool, formatter)
         self.path = path
         self.resume: Callable[[], object] = lambda: None
-        self._spool = spool
-        self._formatter = formatter
         self._target = target
-        self._rate = Rate(logs.rate_limit)
-        self._inside = BETWEEN
-        self._dropped = 0
         self._sent: tuple[int, int, int] | None = None
-
-    @property
-    def behind(self) -> bool:
-        return self._spool.end > self._spool.start or self._dropped > 0
-
-    def again(self) -> float | None:
-        return self._rate.again() if self._dropped else None
-
-    def move(self, pipe: "Pipe", budget: int) -> int:
-        """Up to so many bytes of the pipe on their way; BlockingIOError when it is resumed later."""
-        self._open()
-        self._work(final=False)
-        moved = self._spool.take(pipe, budget)
-        if moved:
-            self._work(final=False)
-        return moved
-
-    def finish(self) -> None:
-        self._open()
-        self._work(final=True)
 
     def notice(self, text: str) -> None:
         self._open()
@@ -155,11 +130,6 @@ class SinkLog:
     def close(self) -> None:
         self._spool.close()
 
-    def _open(self) -> None:
-        if self._spool.fd < 0:
-            block = self._spool.open()
-            self._inside, self._dropped = block.inside, block.dropped
-
     def _work(self, final: bool) -> None:
         spool, formatter = self._spool, self._formatter
         begun = spool.start, self._dropped
@@ -170,10 +140,8 @@ class SinkLog:
                         self._wait()
                     spool.start, self._dropped, self._inside = self._sent
                     self._sent = None
-                if self._dropped and self._inside == BETWEEN and (final or self._rate.allowed() != 0):
-                    self._send_notice(
-                        f"oxmgr: {self._dropped} lines were dropped here: rate_limit is {self._rate.limit}"
-                    )
+                if self._can_tell(final):
+                    self._send_notice(self._told(self._dropped))
                     self._sent = spool.start, 0, self._inside
                     continue
                 if not spool.has_more(final):
@@ -196,7 +164,7 @@ class SinkLog:
                     return
         finally:
             if (spool.start, self._dropped) != begun:
-                spool.done(Block(start=spool.start, end=spool.start, dropped=self._dropped, inside=self._inside))
+                self._settle()
 
     def _wait(self) -> None:
         self._target.wait(self._fd(), self.resume)
@@ -206,29 +174,31 @@ class SinkLog:
 
     _block = BLOCK
 
+    @abstractmethod
     def passes(self, error: OSError) -> bool:
         """Whether it may be better later."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fd(self) -> int:
-        raise NotImplementedError
+        """That can be written to when more is taken."""
 
+    @abstractmethod
     def _is_out(self) -> bool:
         """Whether the last block has gone out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _send(self, data: bytes) -> bool:
         """Whether all of its lines were taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _send_notice(self, text: str) -> None:
-        raise NotImplementedError
+        """A line of ours."""
 
 
 class StdoutLog(SinkLog):
     """`name` stands before each line."""
 
-    def __init__(self, logs: "Logs", spool: Spool, name: str, target: Stdout) -> None:
+    def __init__(self, logs: "Logs", spool: "Spool", name: str, target: Stdout) -> None:
         super().__init__(logs, spool, "standard output", Formatter(PREFIXED, f"{name[:56]} | ".encode()), target)
         self._stdout = target
         self._number = 0
@@ -281,7 +251,7 @@ class Journal(Target):
 
 
 class JournalLog(SinkLog):
-    def __init__(self, logs: "Logs", spool: Spool, fields: dict[str, str], target: Journal) -> None:
+    def __init__(self, logs: "Logs", spool: "Spool", fields: dict[str, str], target: Journal) -> None:
         super().__init__(logs, spool, "journald", Formatter(RAW, b"", JOURNAL_LINE), target)
         self._journal = target
         self._fields = "".join(f"{key}={value}\n" for key, value in fields.items()).encode()

@@ -68,6 +68,8 @@ class Spool:
     """`start` is where what is not done with begins, `end` where the next bytes go; up to `looked` there is no line
     that has an end."""
 
+    __slots__ = ("_at", "_given_back", "_record", "end", "fd", "looked", "path", "start")
+
     def __init__(self, path: str) -> None:
         self.path = f"{path}.spool"
         self.fd = -1

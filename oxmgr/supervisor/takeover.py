@@ -14,13 +14,13 @@ from oxmgr.supervisor.process import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from oxmgr.model.messages import Observed
     from oxmgr.supervisor.desired import Desired
     from oxmgr.supervisor.fleet import Fleet
     from oxmgr.supervisor.guard import Exit, Guard
+    from oxmgr.supervisor.health import Health
     from oxmgr.supervisor.instance import Instance, Owner
+    from oxmgr.supervisor.journal import Past
     from oxmgr.supervisor.loop import Loop
 
     End = tuple[int | None, int | None]
@@ -64,18 +64,13 @@ class Takeover:
         self._guards: dict[Owner, int] = {}
         self._silent: set[int] = set()
 
-    def resume(
-        self,
-        seen: "dict[tuple[str, int], Observed]",
-        others: "list[Observed]",
-        *,
-        whole: bool,
-        tell: "Callable[[str], None]",
-    ) -> "list[Instance]":
+    def resume(self, past: "Past", *, whole: bool, health: "Health") -> "list[Instance]":
         """Take over what an earlier daemon of this boot has left running; what is to be started, since it is desired
-        and does not run. What has finished or was given up stays so.
-        `others` are those that were replaced, or were to replace one of `seen`: they are stopped.
-        `whole`: all that is desired is known, so what is of no known instance is ended; else users are told of it."""
+        and does not run. What has finished or was given up stays so; of two that were replacing each other one is
+        stopped.
+        `whole`: all that is desired is known, so what is of no known instance is ended; else users are told of it, and
+        it is taken over when its app is asked for again."""
+        seen = past.seen
         fleet = self._fleet
         self._own_ends = {pid: (code, number) for pid, code, number in native.reap()}
         self._guards = self._children_of_guard()
@@ -104,17 +99,14 @@ class Takeover:
                 fleet.launcher.pick_up(instance)
                 if not (old is not None and self._wait_on(instance, old)) and wanted and instance.down:
                     start += [instance] if instance.state.status == is_.STOPPED else []
-        for other in others:
+        for other in past.others:
             if (other.app, other.index) in seen and other.pid != seen[other.app, other.index].pid:
                 self._stop_other(other)
-        known = {instance.cgroup for instance in fleet.everything()}
         if whole:
-            fleet.trees.clean(known)
+            fleet.trees.clean({instance.cgroup for instance in fleet.everything()})
             _end_forgotten(fleet, seen)
         else:
-            for path in fleet.trees.cgroups.folders():
-                if path not in known and cgroup.is_populated(path):
-                    tell(f"{path} holds an app that no state file knows; to end it: echo 1 > {path}/cgroup.kill")
+            self._leave_unknown(seen, folders, health)
         for instance, old, left in ended:
             self._loop.call(self._ended_meanwhile, instance, old, left)
         for instance in list(fleet):
@@ -122,6 +114,40 @@ class Takeover:
                 fleet.launcher.endpoints.claim(instance)
         fleet.bring_down(stop, Stop())
         return start
+
+    # --- what no state file knows ---
+
+    def _leave_unknown(
+        self, seen: "dict[tuple[str, int], Observed]", folders: dict[str, list[str]], health: "Health"
+    ) -> None:
+        fleet = self._fleet
+        known = {(instance.app.spec.name, instance.index) for instance in fleet}
+        unknown = fleet.unknown = {key: old for key, old in seen.items() if key not in known and old.pid}
+
+        def made(instance: "Instance") -> None:
+            old = unknown.pop((instance.app.spec.name, instance.index), None)
+            if old is not None and self._adopt(instance, old):
+                return
+            if self._has_left(instance, old, folders.get(instance.folder, [])):
+                fleet.launcher.connect(instance)
+                fleet.send(instance, Remains())
+
+        def is_unknown(path: str) -> bool:
+            return cgroup.is_populated(path) and all(instance.cgroup != path for instance in fleet)
+
+        fleet.made = made
+        for path in fleet.trees.cgroups.folders():
+            if is_unknown(path):
+                health.tell(
+                    f"{path} holds an app that no state file knows; to end it: echo 1 > {path}/cgroup.kill",
+                    lambda path=path: is_unknown(path),  # type: ignore[misc]
+                )
+        for key, old in unknown.items():
+            if not old.cgroup and _runs(old):
+                health.tell(
+                    f"process {old.pid} is of {key[0]}, which no state file knows; to end it: kill {old.pid}",
+                    lambda key=key, old=old: key in unknown and _runs(old),  # type: ignore[misc]
+                )
 
     # --- what runs ---
 
@@ -292,6 +318,13 @@ class Takeover:
 def how(status: int) -> "End":
     """(exit code, None) or (None, signal), of a status as of waitpid(2)."""
     return (None, status & 0x7F) if status & 0x7F else (status >> 8 & 0xFF, None)
+
+
+def _runs(seen: "Observed") -> bool:
+    main = process.adopt(seen.pid, seen.ticks)
+    if main is not None:
+        main.close()
+    return main is not None
 
 
 def _end_forgotten(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> None:

@@ -4,14 +4,11 @@ import time
 
 from oxmgr.model import messages
 from oxmgr.model import status as is_
-from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import log_paths
-from oxmgr.supervisor.limits import wanted
+from oxmgr.model.views import instance_view
 from oxmgr.supervisor.sockets import held_places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oxmgr.model.places import Places
     from oxmgr.supervisor.instance import Instance
 
 
@@ -42,40 +39,23 @@ def observed(instance: "Instance") -> messages.Observed:
     )
 
 
-def view(instance: "Instance", places: "Places", health: str | None) -> messages.InstanceView:
-    spec, state = instance.app.spec, instance.state
-    out, err = log_paths(spec, instance.index, places.logs)
-    alive = bool(state.pid)
-    return messages.InstanceView(
-        name=instance.name,
-        app=spec.name,
-        instance=instance.index,
-        namespace=spec.namespace,
-        status=state.status,
-        desired=is_.RUNNING if state.desired else is_.STOPPED,
-        pid=state.pid or None,
-        restarts=state.restarts,
-        exit_code=state.exit_code,
-        signal=None if state.signal is None else signal_name(state.signal),
-        reason=instance.stuck or state.reason,
-        ready=state.status == is_.RUNNING,
-        health=health,
-        started_at=instance.started_at if alive else None,
-        uptime_ms=int((time.monotonic() - state.started) * 1000) if alive else None,
-        cpu_percent=None,
-        memory_bytes=None,
-        tasks=None,
-        command=spec.command,
-        working_dir=spec.working_dir,
-        log_file=out,
-        error_log_file=err,
-        cgroup=instance.cgroup or None,
-        oom_kills=state.oom_kills,
-        limits=wanted(spec.limits),
-        warnings=[
-            *instance.warnings,
-            *(output.trouble for output in dict.fromkeys(instance.outputs.values()) if output.trouble),
-        ],
-        sockets=held_places(instance),
-        status_text=instance.ends.notify.text if instance.ends is not None and instance.ends.notify is not None else "",
+def view(instance: "Instance", files: tuple[str, str], health: str | None) -> messages.InstanceView:
+    """`files` are those of its stdout and stderr."""
+    state = instance.state
+    made = instance_view(
+        instance.app.spec,
+        observed(instance),
+        files,
+        desired=state.desired,
+        uptime_ms=int((time.monotonic() - state.started) * 1000) if state.pid else None,
     )
+    made.health = health
+    made.reason = instance.stuck or state.reason
+    made.warnings = [
+        *instance.warnings,
+        *(output.trouble for output in instance.outputs if output.trouble),
+    ]
+    made.sockets = held_places(instance)
+    if instance.ends is not None and instance.ends.notify is not None:
+        made.status_text = instance.ends.notify.text
+    return made

@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,3 +116,12 @@ def ox(empty: Ox) -> Ox:
     """With a daemon."""
     empty.home.start_daemon()
     return empty
+
+
+@pytest.fixture
+def raw(home: Home) -> Iterator[socket.socket]:
+    """A socket that is connected and has said nothing."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(home.places.socket)
+        yield sock

@@ -125,17 +125,18 @@ def test_init_writes_a_file_that_starts(ox: Ox) -> None:
 def test_daemon_run_stays_until_it_is_told_to_stop(empty: Ox) -> None:
     daemon = empty.popen("daemon", "run", stdin=subprocess.DEVNULL)
     wait_until(empty.daemon, "the daemon to answer")
-    # The command has become the daemon: its pid is what a service manager watches.
-    assert empty.daemon() == daemon.pid
+    # The command has become the guard: its pid is what a service manager watches.
+    own = empty.daemon()
     empty("start", "sleep 1000", "--name", "app")
     pid = empty.home.pid("app")
     view = empty.json("daemon", "status")
-    assert (view["pid"], view["apps"], view["instances"], view["warnings"]) == (daemon.pid, 1, 1, [])
+    assert (view["pid"], view["guard"]) == (own, daemon.pid)
+    assert (view["apps"], view["instances"], view["warnings"]) == (1, 1, [])
     assert view["state"] == empty.home.places.state
     assert list(view) == list(DaemonView.__struct_fields__)
     assert empty.home.places.socket in empty("daemon", "status").stdout
     done = empty("daemon", "run", code=1)
-    assert f"another one runs for {empty.home.folder}, pid {daemon.pid}" in done.stderr
+    assert f"another one runs for {empty.home.folder}, pid {own}" in done.stderr
     assert empty("daemon", "stop").stdout == "all apps are stopped, and so is the daemon\n"
     assert daemon.wait(DEADLINE) == 0
     assert not Path(f"/proc/{pid}").exists()
@@ -150,9 +151,11 @@ def test_to_stop_a_daemon_that_does_not_run_is_done(empty: Ox) -> None:
 
 
 def test_a_daemon_that_cannot_start_says_why(empty: Ox) -> None:
-    (empty.home.folder / "state").write_text("in the way")
+    run = empty.home.folder / "run"
+    run.symlink_to("nowhere")
     done = empty("start", "sleep 1", code=3)
-    assert "the daemon cannot start" in done.stderr and str(empty.home.folder / "state") in done.stderr
+    assert f"the daemon cannot start: {run}: File exists: its socket and pipes need a folder" in done.stderr
+    assert f"make {run} one, or set OXMGR_HOME" in done.stderr
 
 
 # --- help ---

@@ -13,6 +13,7 @@ import pytest
 
 from oxmgr.model.logindex import pack_entry, pack_head
 from oxmgr.model.spec import Logs, Spec
+from oxmgr.supervisor.rawlog import open_log
 from tests.conftest import DEADLINE, wait_until
 from tests.integration.conftest import COMMAND, Ox
 
@@ -89,6 +90,30 @@ def test_who_prints_to_no_file_is_told(ox: Ox) -> None:
     ox.home.apply(Spec("app", "sleep", ["sleep", "1000"], "/", logs=Logs(sink="none")))
     done = ox("logs", "app")
     assert not done.stdout and "app prints to nothing: the sink of its logs is none" in done.stderr
+
+
+def test_the_lines_of_a_file_that_somebody_else_writes_to_are_not_shown_as_the_apps(ox: Ox) -> None:
+    path = ox.folder / "taken.log"
+    path.write_text("another's\n")
+    taken = open_log(str(path))
+    ox.oxfile(
+        '[processes.app]\ncommand = "echo mine; read line; echo later; exec sleep 1000"\nlog_file = "taken.log"\n'
+    )
+    ox("start")
+    wait_until(lambda: ox.home.log("app"), "the line")
+    assert ox("logs", "app").stdout == "mine\n"
+    assert f"stdout     {logs_of(ox)[0]}\n" in ox("status", "app").stdout
+    assert ox.json("list")[0]["log_file"] == str(logs_of(ox)[0])
+    with ox.popen("logs", "app", "-f", stdout=subprocess.PIPE) as follower:
+        assert follower.stdout is not None
+        shown = [follower.stdout.readline()]
+        os.close(taken)
+        ox("logs", "app", "--reopen")
+        ox("send", "app", "")
+        wait_until(lambda: "later" in path.read_text(), "a line where it was wished")
+        shown.append(follower.stdout.readline())
+        follower.kill()
+    assert shown == [b"mine\n", b"later\n"]
 
 
 def test_a_log_that_cannot_be_opened_is_told_and_the_others_are_shown(empty: Ox) -> None:

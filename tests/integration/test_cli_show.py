@@ -216,6 +216,14 @@ def test_doctor_finds_what_is_wrong_and_only_that(empty: Ox) -> None:
     assert "fail  logs" in failed.stdout and "chmod 700" in failed.stdout
 
 
+def test_validate_refuses_what_a_start_would(empty: Ox) -> None:
+    app = 'command = "sleep 1"\nlog_file = "shared.log"\n'
+    file = empty.oxfile(f"[processes.a]\n{app}[processes.b]\n{app}")
+    for command in ("validate", "start"):
+        told = empty(command, code=2).stderr
+        assert f"{file}:6: processes.b.log_file: a and b would both write to {empty.folder}/shared.log" in told
+
+
 def test_validate_says_what_would_be_started_and_starts_nothing(empty: Ox) -> None:
     empty.oxfile('[processes.a]\ncommand = "sleep 1"\ninstances = 2\n[processes.b]\ncommand = "sleep 1"\n')
     assert empty("validate").stdout == "valid: a (2), b\n"

@@ -344,14 +344,29 @@ def test_a_foreground_that_cannot_start_leaves_no_daemon(empty: Ox) -> None:
     assert "--json" in empty("start", "--foreground", "--json", code=2).stderr
 
 
-def test_the_foreground_tells_of_a_daemon_that_is_killed(empty: Ox) -> None:
-    front = Followed(empty, "start", "sleep 1000", "--name", "app", "--foreground")
-    wait_until(empty.daemon, "the daemon")
-    wait_until(lambda: "app" in empty.home.views(), "the app")
+def test_the_foreground_goes_on_with_the_next_daemon(empty: Ox) -> None:
+    front = Followed(empty, "start", "while :; do echo more; sleep 0.01; done", "--name", "app", "--foreground")
+    wait_until(lambda: "more" in front.out, "the app")
     app, daemon = empty.home.pid("app"), empty.daemon()
     assert daemon is not None
     os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: empty.daemon() not in (None, daemon), "the next daemon")
+    assert empty.home.pid("app") == app
+    seen = len(front.out)
+    wait_until(lambda: len(front.out) > seen + 20, "more of the app")
+    assert front.end() == 0
+    assert not Path(f"/proc/{app}").exists() and empty.daemon() is None
+
+
+def test_the_foreground_tells_of_a_guard_that_is_killed_and_ends_all(empty: Ox) -> None:
+    front = Followed(empty, "start", "sleep 1000", "--name", "app", "--foreground")
+    wait_until(empty.daemon, "the daemon")
+    wait_until(lambda: "app" in empty.home.views(), "the app")
+    app, guard = empty.home.pid("app"), empty.json("daemon", "status")["guard"]
+    os.kill(guard, signal.SIGKILL)
     assert front.join() == 1
     assert "was killed by SIGKILL" in front.err
-    os.kill(app, signal.SIGKILL)
-    os.waitpid(app, 0)
+    assert empty.daemon() is None
+    wait_until(
+        lambda: not Path(f"/proc/{app}").exists() or Path(f"/proc/{app}/stat").read_text().split()[2] == "Z", "its end"
+    )

@@ -54,7 +54,7 @@ def refused(ox: Ox, *words: str) -> str:
         ("logs -n x", "'x'"),
         ("logs -n -1", "'-1'"),
         (f"logs -n {'9' * 5000}", "at most"),
-        ("daemon", "run|stop|status"),
+        ("daemon", "run|stop|reexec|status"),
         ("daemon up", "'up'"),
         ("completion tcsh", "bash, zsh, fish"),
         ("completion zhs", "did you mean zsh?"),

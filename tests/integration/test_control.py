@@ -2,13 +2,10 @@
 
 import os
 import resource
-import select
 import socket
 import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,39 +13,14 @@ import pytest
 from oxmgr.client.connection import NoDaemon, Refused, connect
 from oxmgr.client.launch import daemon_argv
 from oxmgr.model.codec import decode, encode
-from oxmgr.model.frames import FRAME_LIMIT, PROTOCOL, frame
-from oxmgr.model.messages import Act, Apply, Done, Env, Failed, GetDaemon, GetEnv, GetEvents, GetInstances, Hello
+from oxmgr.model.frames import FRAME_LIMIT, frame
+from oxmgr.model.messages import Act, Apply, Env, Failed, GetDaemon, GetEnv, GetInstances, Hello
 from oxmgr.model.places import Places
 from oxmgr.supervisor.control import Client, Server
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from tests.conftest import Home, wait_until
-
-
-@pytest.fixture
-def raw(home: Home) -> Iterator[socket.socket]:
-    """A socket that is connected and has said nothing."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
-        sock.connect(home.places.socket)
-        yield sock
-
-
-HELLO = frame(encode(Hello(PROTOCOL, "test")))
-
-
-def hung_up(sock: socket.socket) -> bool:
-    """Whether the other side closes, after whatever it still says."""
-    try:
-        while sock.recv(65536):
-            pass
-    except ConnectionResetError:
-        pass
-    return True
-
-
-def answers(home: Home) -> bool:
-    return home.views() is not None
+from tests.integration.clients import HELLO, answers, hung_up
 
 
 @pytest.mark.parametrize(
@@ -97,47 +69,6 @@ def test_hundreds_of_requests_in_one_write_are_answered_each(home: Home, raw: so
     file.close()
 
 
-def test_one_client_with_much_to_ask_lets_others_have_their_turn(home: Home, raw: socket.socket) -> None:
-    home.apply(*(home.sh(f"app{number}", "exec sleep 1000") for number in range(50)))
-    raw.sendall(HELLO)
-    raw.setblocking(False)
-    sent = 0
-    data = frame(encode(GetInstances())) * 5000
-    try:
-        while sent < len(data):
-            sent += raw.send(data[sent:])
-    except BlockingIOError:
-        pass
-    begun = time.monotonic()
-    connection = connect(home.places)
-    connection.request(GetDaemon())
-    connection.close()
-    assert time.monotonic() - begun < 0.5
-    home.apply(prune=True)
-
-
-def test_what_nobody_has_introduced_is_not_kept(home: Home, raw: socket.socket) -> None:
-    raw.sendall((FRAME_LIMIT).to_bytes(4, "big") + b"x" * 1000)
-    assert hung_up(raw)
-
-
-def test_all_clients_together_cost_bounded_memory_and_the_largest_goes_first(home: Home) -> None:
-    assert home.daemon is not None
-    small = home.connect()
-    before = resident(home.daemon.pid)
-    held = crowd(home, 12)
-    for sock in held:
-        try:
-            sock.sendall((FRAME_LIMIT).to_bytes(4, "big") + b"x" * (12 * 1024 * 1024))
-        except OSError:
-            pass
-    wait_until(lambda: "all clients together" in daemon_log(home), "one to be dropped")
-    assert resident(home.daemon.pid) - before < 1.5 * 64 * 1024 * 1024
-    assert small.request(GetInstances())
-    for sock in held:
-        sock.close()
-
-
 @pytest.mark.parametrize("value", [b"\xff\xfe", "hé".encode("latin-1")])
 def test_an_environment_need_not_be_text(home: Home, value: bytes) -> None:
     home.request(Apply([home.sh("app", "printenv ODD; exec sleep 1000")], b"PATH=/usr/bin:/bin\0ODD=" + value + b"\0"))
@@ -145,43 +76,6 @@ def test_an_environment_need_not_be_text(home: Home, value: bytes) -> None:
     assert isinstance(reply, Env) and os.fsencode(reply.env["ODD"]) == value and reply.env["OXMGR_APP"] == "app"
     log = Path(f"{home.places.logs}/app.out.log")
     wait_until(lambda: log.exists() and value in log.read_bytes(), "its own words")
-
-
-def test_a_client_that_stops_reading_costs_bounded_memory_and_no_time(home: Home) -> None:
-    home.apply(*(home.sh(f"app{number}", "exec sleep 1000") for number in range(50)))
-    assert home.daemon is not None
-    before = resident(home.daemon.pid)
-    with socket.socket(socket.AF_UNIX) as deaf:
-        deaf.settimeout(5)
-        deaf.connect(home.places.socket)
-        deaf.sendall(HELLO)
-        deaf.settimeout(0.2)
-        try:
-            for _ in range(20_000):
-                deaf.sendall(frame(encode(GetInstances())))
-        except (TimeoutError, BrokenPipeError, ConnectionResetError):
-            pass
-        begun = time.monotonic()
-        assert answers(home)
-        assert time.monotonic() - begun < 0.5
-        assert resident(home.daemon.pid) - before < FRAME_LIMIT * 2.5
-    home.apply(prune=True)
-
-
-def resident(pid: int) -> int:
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * 4096
-
-
-def test_a_follower_that_stops_reading_is_dropped_while_others_hear_on(home: Home) -> None:
-    deaf = home.connect()
-    stream = deaf.stream(GetEvents(follow=True))
-    next(stream)
-    good = home.connect()
-    heard = good.stream(GetEvents(limit=0, follow=True))
-    next(heard)
-    home.apply(home.sh("app", "exec sleep 1000"))
-    assert "app" in {next(heard).app for _ in range(2)}  # type: ignore[union-attr]
 
 
 def test_a_client_that_goes_while_it_waits_leaves_the_work_to_be_done(home: Home) -> None:
@@ -192,79 +86,6 @@ def test_a_client_that_goes_while_it_waits_leaves_the_work_to_be_done(home: Home
     home.until("app", lambda view: view.status == "stopping")
     gone.close()
     home.until("app", lambda view: view.status == "stopped")
-
-
-def test_many_silent_clients_lock_nobody_out_who_is_in(home: Home) -> None:
-    inside = home.connect()
-    silent = []
-    for _ in range(200):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(home.places.socket)
-        silent.append(sock)
-    assert inside.request(GetInstances())
-    for sock in silent:
-        sock.close()
-    wait_until(lambda: _tries(home), "room for new clients")
-
-
-def _tries(home: Home) -> bool:
-    try:
-        return answers(home)
-    except NoDaemon:
-        return False
-
-
-def crowd(home: Home, number: int) -> list[socket.socket]:
-    """So many clients that have introduced themselves and stay."""
-    held = []
-    for _ in range(number):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(5)
-        sock.connect(home.places.socket)
-        sock.sendall(HELLO)
-        held.append(sock)
-    return held
-
-
-def test_clients_leave_room_for_the_fds_of_supervision(empty_home: Home) -> None:
-    home = empty_home
-    pid = home.start_daemon(nofile=40)
-    home.apply(home.sh("left", "setsid sleep 1234 & echo $!; exec sleep 1235"))
-    wait_until(lambda: home.log("left"), "its child")
-    left = os.pidfd_open(int(home.log("left")))
-    inside = home.connect()
-    held = crowd(home, 60)
-    wait_until(lambda: "clients are turned away: there are 13" in daemon_log(home), "the log to say so")
-    done = inside.request(Act("stop", ["left"]))
-    assert isinstance(done, Done) and done.instances[0].status == "stopped"
-    assert select.select([left], [], [], 0)[0], "stopped means that nothing of it lives"
-    os.close(left)
-    for sock in held:
-        sock.close()
-    wait_until(lambda: _tries(home), "the daemon to answer again")
-    assert home.daemon is not None and home.daemon.pid == pid
-
-
-def test_no_fds_left_is_survived_and_told(empty_home: Home) -> None:
-    home = empty_home
-    home.start_daemon(nofile=40)
-    inside = home.connect()
-    inside._send(Apply([home.sh("app", "exec sleep 1000", instances=30)]))
-    wait_until(lambda: "file descriptors are taken" in daemon_log(home), "its instances to have all fds")
-    held = crowd(home, 20)
-    wait_until(lambda: "there are no file descriptors left" in daemon_log(home), "the log to say so")
-    for sock in held:
-        sock.close()
-    home.connections.remove(inside)
-    inside.close()
-    wait_until(lambda: _tries(home), "the daemon to answer again")
-    home.request(Act("stop", ["all"]))
-    assert {view.status for view in home.views().values()} == {"stopped"}
-
-
-def daemon_log(home: Home) -> str:
-    with open(home.places.daemon_log) as file:
-        return file.read()
 
 
 def test_the_socket_and_the_files_are_nobody_elses(home: Home) -> None:
@@ -366,28 +187,6 @@ def test_requests_that_make_no_sense_are_refused_with_the_reason(home: Home) -> 
         with pytest.raises(Refused, match=why):
             home.request(request)
     assert home.views() == {}
-
-
-def test_the_daemon_imports_what_it_may_and_nothing_else(home: Home) -> None:
-    """Reads the daemon's own list of loaded libraries and Python files."""
-    assert home.daemon is not None
-    script = (
-        "import sys\n"
-        f"sys.path[1:1] = {[*daemon_argv()[5].split(':')]!r}\nimport oxmgr.supervisor.daemon\nprint('\\n'.join(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    allowed = {
-        "sys", "builtins", "_frozen_importlib", "_imp", "_thread", "_warnings", "_weakref", "_io", "marshal", "posix",
-        "_frozen_importlib_external", "time", "zipimport", "_codecs", "codecs", "encodings", "encodings.aliases",
-        "encodings.utf_8", "_signal", "_abc", "abc", "io", "__main__", "os", "os.path", "posixpath", "genericpath", "stat",
-        "_stat", "_collections_abc", "_datetime", "datetime", "types", "msgspec", "msgspec._core", "fcntl", "resource",
-        "_prctl", "_cffi_backend", "select", "heapq", "_heapq", "_socket", "binascii", "errno", "_bisect", "_tokenize",
-        "_distutils_hack", "warnings", "zlib",
-    }  # fmt: skip
-    strangers = {name for name in loaded if not name.startswith("oxmgr") and name not in allowed}
-    assert not strangers
-    assert not {name for name in loaded if name.startswith(("oxmgr.cli", "oxmgr.config", "oxmgr.client"))}
 
 
 class Here:
@@ -525,17 +324,3 @@ def test_a_fault_does_not_hold_up_what_was_asked_in_the_same_write(tmp_path: Pat
     here.run_while(ask)
     here.end()
     assert len(here.faults) == 3
-
-
-@pytest.mark.parametrize("nofile", range(36, 46, 3))
-def test_whichever_open_is_the_last_one_the_daemon_lives_on(empty_home: Home, nofile: int) -> None:
-    home = empty_home
-    home.start_daemon(nofile=nofile)
-    connection = home.connect()
-    connection._send(Apply([home.sh("app", "exec sleep 1000", instances=30)]))
-    wait_until(lambda: "file descriptors are taken" in daemon_log(home), "its instances to have all fds")
-    home.connections.remove(connection)
-    connection.close()
-    wait_until(lambda: _tries(home), "the daemon to answer")
-    home.request(Act("stop", ["all"]))
-    assert "fault" not in daemon_log(home)

@@ -57,6 +57,33 @@ def test_a_path_that_cannot_be_a_log_goes_to_the_default_one_and_status_says_so(
     assert not (home.folder / "elsewhere").exists()
 
 
+def test_who_asks_is_told_the_file_that_is_in_use_also_after_a_takeover_and_when_it_is_down(home: Home) -> None:
+    path = home.folder / "wished.log"
+    path.mkdir()
+    files = [str(default_log(home)), str(default_log(home)).replace(".out.", ".err.")]
+
+    def told(name: str) -> list[str]:
+        view = home.views()[name]
+        return [view.log_file, view.error_log_file]
+
+    # Nothing was printed yet by these, and nothing has to be.
+    home.apply(home.sh("app", "exec sleep 1000", log_file=str(path), error_log_file=str(home.folder)))
+    home.apply(home.sh("both", "exec sleep 1000", log_file=home.places.state))
+    both = [f"{home.places.logs}/both.out.log"] * 2
+    assert told("app") == files and told("both") == both
+    home.kill_daemon()
+    home.start_daemon()
+    assert told("app") == files and told("both") == both
+    home.request(Act("stop", ["app"]))
+    assert told("app") == files
+    path.rmdir()
+    home.request(Act("start", ["app"]))
+    assert told("app") == [str(path), files[1]]
+    home.request(ReopenLogs(["both"]))
+    assert told("both") == both
+    assert home.stop_daemon() == 0
+
+
 def test_a_log_on_a_read_only_disk_goes_to_the_default_one(home: Home) -> None:
     mount = home.folder / "disk"
     mount.mkdir()
@@ -77,6 +104,7 @@ def test_when_the_path_is_mended_reopen_goes_back_to_it(home: Home) -> None:
     path.rmdir()
     home.request(ReopenLogs(["app"]))
     wait_until(lambda: has(path, "tick", 3), "lines where they were wished")
+    assert home.views()["app"].log_file == str(path)
     assert warned(home) == ""
 
 
@@ -94,6 +122,33 @@ def test_when_not_even_the_default_log_can_be_written_to_the_app_goes_on(empty_h
     (logs / "app.out.log").rmdir()
     wait_until(lambda: has(logs / "app.out.log", "bytes were dropped here"), "the count in the log")
     wait_until(lambda: warned(empty_home) == "", "the trouble to be over")
+
+
+@pytest.mark.parametrize("form", ["raw", "cri"])
+@pytest.mark.parametrize("on_full", ["block", "drop"])
+def test_on_a_read_only_disk_with_no_log_left_it_is_as_on_a_full_one(home: Home, form: str, on_full: str) -> None:
+    logs = Path(home.places.logs)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", logs], check=True)
+    done = home.folder / "done"
+    # The file that it wishes for is on that disk as well.
+    keys = {"log_file": str(logs / "own" / "app.log"), "logs": Logs(format=form, on_full=on_full)}
+    try:
+        home.apply(home.sh("app", COUNTS.format(done=done), **keys))
+        says = "kept waiting" if on_full == "block" else "what it prints is dropped"
+        wait_until(lambda: "Read-only file system" in warned(home) and says in warned(home), "the trouble")
+        if on_full == "drop":
+            wait_until(done.exists, "the app, which does not wait")
+        assert done.exists() == (on_full == "drop")
+        subprocess.run(["mount", "-o", "remount,rw", logs], check=True)
+        wait_until(done.exists, "the app to go on")
+        path = default_log(home)
+        wait_until(lambda: has(path, "line 11999" if on_full == "block" else "bytes were dropped here"), "what is due")
+        if on_full == "block":
+            assert [int(line.rpartition(" ")[2]) for line in path.read_text().splitlines()] == list(range(12000))
+        home.apply(prune=True)
+    finally:
+        # The daemon has its own log open there.
+        subprocess.run(["umount", "--lazy", logs], check=True)
 
 
 # --- paths that are something else ---
@@ -142,9 +197,12 @@ def test_instances_number_their_files(home: Home) -> None:
 
 def test_two_apps_with_one_file_are_refused_by_name(home: Home) -> None:
     path = str(home.folder / "shared.log")
+    (home.folder / "link").symlink_to(".")
     home.apply(home.sh("first", "exec sleep 1000", log_file=path))
     for second in (
         home.sh("second", "exec sleep 1000", log_file=path),
+        home.sh("second", "exec sleep 1000", log_file=str(home.folder / "link" / "shared.log")),
+        home.sh("second", "exec sleep 1000", log_file=f"{home.folder}/link/../{home.folder.name}/shared.log"),
         home.sh("second", "exec sleep 1000", error_log_file=path),
         home.sh("second", "exec sleep 1000", log_file=f"{home.places.logs}/first.err.log", instances=1),
     ):
@@ -153,6 +211,23 @@ def test_two_apps_with_one_file_are_refused_by_name(home: Home) -> None:
         with pytest.raises(Refused, match=r"first and second would both write to .*\.log"):
             home.apply(second)
     assert list(home.views()) == ["first"]
+    with pytest.raises(Refused, match=r"the daemon itself and second would both write to .*oxmgr\.log"):
+        home.apply(home.sh("second", "exec sleep 1000", log_file=home.places.daemon_log))
+
+
+def test_two_that_a_later_link_made_one_keep_nobody_from_changing_others(home: Home) -> None:
+    home.apply(
+        home.sh("first", "exec sleep 1000", log_file=f"{home.folder}/one/x.log"),
+        home.sh("second", "exec sleep 1000", log_file=f"{home.folder}/two/x.log"),
+    )
+    wait_until((home.folder / "two").exists, "its folder")
+    for file in (home.folder / "two").iterdir():
+        file.unlink()
+    (home.folder / "two").rmdir()
+    (home.folder / "two").symlink_to("one")
+    home.apply(home.sh("third", "exec sleep 1000"))
+    with pytest.raises(Refused, match="first and second would both write to"):
+        home.apply(home.sh("second", "exec sleep 1000", log_file=f"{home.folder}/two/x.log", max_restarts=1))
 
 
 # --- what others do to a log ---
@@ -270,7 +345,7 @@ def test_on_a_full_disk_the_app_waits_and_nothing_is_lost(home: Home, disk: Path
 
 @pytest.mark.parametrize("form", ["raw", "cri"])
 def test_or_what_does_not_fit_is_dropped_and_counted(home: Home, disk: Path, form: str) -> None:
-    ballast = fill(disk)
+    fill(disk)
     path = disk / "app.log"
     path.touch()
     done = home.folder / "done"
@@ -278,9 +353,37 @@ def test_or_what_does_not_fit_is_dropped_and_counted(home: Home, disk: Path, for
     home.apply(home.sh("app", COUNTS.format(done=done), log_file=str(path), logs=logs))
     wait_until(done.exists, "the app, which does not wait")
     assert "what it prints is dropped" in warned(home)
-    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
     wait_until(lambda: has(path, "bytes were dropped here"), "the count")
     wait_until(lambda: warned(home) == "", "the trouble to be over")
     (notice,) = [line for line in path.read_text().splitlines() if "dropped here" in line]
     assert "No space left on device" in notice
+    assert not list(Path(home.places.run).glob("*.dropped"))
     assert (" stdout F oxmgr: " in notice) == (form == "cri")
+
+
+@pytest.mark.parametrize("form", ["raw", "cri"])
+@pytest.mark.parametrize("then", ["runs", "has ended"])
+def test_the_count_of_what_was_dropped_outlives_the_daemon(home: Home, disk: Path, form: str, then: str) -> None:
+    fill(disk)
+    path = disk / "app.log"
+    path.touch()
+    done = home.folder / "done"
+    size = 1_000_000
+    script = f"[ -e {done} ] || head -c {size} /dev/zero; touch {done}; exec sleep 1000"
+    logs = Logs(format=form, max_size_mb=0, on_full="drop")
+    home.apply(home.sh("app", script, log_file=str(path), logs=logs))
+    wait_until(done.exists, "the app, which does not wait")
+    pid = home.pid("app")
+    home.kill_daemon()
+    if then == "has ended":
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
+    home.start_daemon()
+    wait_until(lambda: has(path, "bytes were dropped here"), "the count")
+    (notice,) = [line for line in path.read_text().splitlines() if "dropped here" in line]
+    dropped = int(notice.partition("oxmgr: ")[2].split()[0])
+    assert "No space left on device" in notice
+    assert 0 < dropped <= size
+    wait_until(lambda: not list(Path(home.places.run).glob("*.dropped")), "the count to be forgotten")

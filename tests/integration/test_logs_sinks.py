@@ -190,6 +190,18 @@ def test_a_line_that_is_too_large_for_a_datagram_goes_as_a_file(empty_home: Home
     assert journald.as_files == 1
 
 
+def test_a_line_that_comes_in_pieces_says_of_each_but_the_last_that_it_goes_on(
+    empty_home: Home, journald: Journald
+) -> None:
+    size, piece = 600_000, 256 * 1024
+    script = f"head -c {size} /dev/zero | tr '\\0' x; echo; echo next; exec sleep 1000"
+    empty_home.apply(empty_home.sh("app", script, logs=Logs(sink="journald")))
+    wait_until(lambda: len(journald.messages()) == 4, "both lines")
+    assert [(len(entry["MESSAGE"]), entry.get("OXMGR_PARTIAL")) for entry in journald.entries] == [
+        *((piece, b"1"), (piece, b"1"), (size - 2 * piece, None), (4, None))
+    ]
+
+
 def test_while_journald_takes_no_more_the_app_waits_and_nothing_is_lost(empty_home: Home, journald: Journald) -> None:
     home = empty_home
     count = 20_000

@@ -260,7 +260,8 @@ setInterval(() => {{ if (fs.existsSync({json.dumps(str(go))})) process.send('rea
 @pytest.mark.parametrize("how", ["killed", "reexec"])
 def test_the_channel_outlives_the_daemon(empty_home: Home, how: str) -> None:
     home, go = empty_home, empty_home.folder / "go"
-    home.start_daemon(guard=True)
+    home.guarded = True
+    home.start_daemon()
     script = f"""
 const fs = require('fs');
 process.on('message', (m) => {{ fs.writeFileSync({json.dumps(str(home.folder / "said"))}, JSON.stringify(m)); process.exit(0); }});
@@ -271,7 +272,7 @@ const timer = setInterval(() => {{ if (fs.existsSync({json.dumps(str(go))})) {{ 
     wait_until(lambda: "web" in home.views(), "it to be there")
     pid = home.until("web", lambda view: view.pid).pid
     if how == "killed":
-        home.replace_daemon()
+        home.kill_guarded()
     else:
         home.request(ReplaceDaemon(daemon_argv()))
     go.touch()

@@ -198,11 +198,12 @@ def test_another_user_can_reach_it(home: Home) -> None:
 
 def test_a_starting_app_is_waited_for_by_the_next_daemon(empty_home: Home) -> None:
     home, go = empty_home, empty_home.folder / "go"
-    home.start_daemon(guard=True)
+    home.guarded = True
+    home.start_daemon()
     later(home, app(home, f"wait_for({str(go)!r}); say('READY=1\\nSTATUS=late')" + FOREVER))
     wait_until(lambda: "app" in home.views(), "it to be there")
     pid = home.until("app", lambda view: view.pid).pid
-    home.replace_daemon()
+    home.kill_guarded()
     assert home.views()["app"].status == "starting"
     go.touch()
     view = home.until("app", lambda view: view.ready)
@@ -226,7 +227,8 @@ if child:
 
 def test_what_was_left_with_a_daemon_that_died_comes_back(empty_home: Home) -> None:
     home, out = empty_home, empty_home.folder / "out"
-    home.start_daemon(guard=True)
+    home.guarded = True
+    home.start_daemon()
     script = f"""
 if "LISTEN_FDS" in os.environ:
     open({str(out)!r}, "w").write(os.pread(3, 99, 0).decode() + os.environ["LISTEN_FDNAMES"])
@@ -238,7 +240,7 @@ barrier()
 say("READY=1")
 """
     home.apply(app(home, script + FOREVER))
-    home.replace_daemon()
+    home.kill_guarded()
     os.kill(home.pid("app"), 9)
     home.until("app", lambda view: view.restarts == 1 and view.ready)
     assert out.read_text() == "kept by me"

@@ -8,7 +8,7 @@ import pytest
 
 from oxmgr.client.connection import Refused
 from oxmgr.model.messages import Act, Apply
-from oxmgr.model.records import file_header, read_records, record
+from oxmgr.model.snapshot import pack, unpack
 from oxmgr.model.spec import NEVER, Limits, Sandbox
 from tests.conftest import Home, actions, tree, wait_until
 
@@ -58,8 +58,9 @@ def test_left_overs_of_a_lost_journal_are_ended_before_the_next_start(empty_home
     home.kill_daemon()
     os.unlink(home.places.journal)
     desired = Path(home.places.desired)
-    kept = [one for one in read_records("desired", desired.read_bytes())[0] if b"gone" not in one]
-    desired.write_bytes(file_header("desired") + b"".join(map(record, kept)))
+    snapshot = unpack(desired.read_bytes())
+    del snapshot.apps["gone"]
+    desired.write_bytes(pack(snapshot.apps, snapshot.environs))
     home.start_daemon()
     wait_until(lambda: not any(map(alive, pids)), "all of the earlier ones to be gone")
     home.until("app", lambda view: view.status == "running")

@@ -192,13 +192,14 @@ def inode_of(home: Home) -> str:
 @pytest.mark.parametrize("waiting", [False, True])
 def test_sockets_survive_the_death_of_the_daemon(empty_home: Home, waiting: bool) -> None:
     home, port = empty_home, free_port()
-    home.start_daemon(guard=True)
+    home.guarded = True
+    home.start_daemon()
     home.apply(server(home, f"127.0.0.1:{port}", restart_delay_ms=1000 if waiting else None))
     pid, before = home.pid("web"), inode_of(home)
     if waiting:
         os.kill(pid, signal.SIGKILL)
         home.until("web", lambda view: view.status == "backoff")
-    home.replace_daemon()
+    home.kill_guarded()
     if not waiting:
         assert ask(("127.0.0.1", port)) == ("web", pid)
         os.kill(pid, signal.SIGKILL)
@@ -262,13 +263,14 @@ def test_ready_by_an_fd(home: Home) -> None:
 @pytest.mark.parametrize("guard", [True, False], ids=["guard", "no-guard"])
 def test_an_fd_is_waited_for_by_the_next_daemon(empty_home: Home, guard: bool) -> None:
     home, go = empty_home, empty_home.folder / "go"
-    home.start_daemon(guard=guard)
+    home.guarded = guard
+    home.start_daemon()
     script = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.002)\nos.write(3, b'\\n'); time.sleep(1000)"
     later(home, replace(home.python("app", script), ready="fd:3"))
     wait_until(lambda: "app" in home.views(), "it to be there")
     pid = home.until("app", lambda view: view.pid).pid
     if guard:
-        home.replace_daemon()
+        home.kill_guarded()
     else:
         home.kill_daemon()
         home.start_daemon()

@@ -1,19 +1,15 @@
 """What outlives a daemon: what is desired, what ran, and what was damaged in between."""
 
 import os
-import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from oxmgr.client.connection import Refused
 from oxmgr.client.saved import read_saved, read_saved_events
 from oxmgr.model.messages import Act, Apply, GetInstances, Instances
-from oxmgr.model.records import MARK
 from oxmgr.model.spec import NEVER
 from tests.conftest import DEADLINE, Home, wait_until
 
@@ -210,138 +206,6 @@ def test_a_daemon_whose_starter_says_nothing_starts_what_is_desired_all_the_same
     home.stop_daemon()
     home.start_daemon(hold=True)
     home.until("api", lambda view: view.status == "running")
-
-
-# --- files that are not as they should be ---
-
-
-def kept_aside(home: Home, how: str) -> list[str]:
-    return [name for name in os.listdir(home.places.state) if how in name]
-
-
-def test_a_desired_file_with_a_rotten_record_keeps_the_others_and_is_kept_aside(home: Home) -> None:
-    home.apply(*(home.sh(name, "exec sleep 1000") for name in ("a", "b", "c")))
-    home.stop_daemon()
-    path = Path(home.places.desired)
-    data = bytearray(path.read_bytes())
-    marks = [found.start() for found in re.finditer(re.escape(MARK), data)]
-    assert len(marks) == 4, "an environment and three apps"
-    data[marks[2] + 20] ^= 0xFF
-    path.write_bytes(data)
-    home.start_daemon()
-    assert sorted(home.views()) == ["a", "c"]
-    (name,) = kept_aside(home, "desired.damaged-")
-    assert (Path(home.places.state) / name).read_bytes() == data
-    for _ in range(2):
-        assert any(name in text for text in warnings(home)), "told until it has been looked at"
-    home.stop_daemon()
-    home.start_daemon()
-    assert any(name in text for text in warnings(home))
-    (Path(home.places.state) / name).unlink()
-    assert warnings(home) == []
-
-
-@pytest.mark.parametrize("cut", [0, 5, 40, -1, -30])
-def test_a_desired_file_that_is_cut_off_gives_what_is_good(home: Home, cut: int) -> None:
-    home.apply(*(home.sh(name, "exec sleep 1000") for name in ("a", "b", "c")))
-    home.stop_daemon()
-    path = Path(home.places.desired)
-    path.write_bytes(path.read_bytes()[:cut])
-    home.start_daemon()
-    assert sorted(home.views()) == (["a", "b"] if cut < 0 else [])
-    assert kept_aside(home, "desired.damaged-") and warnings(home)
-
-
-@pytest.mark.parametrize("garbage", [b"\0" * 4096, b"hello\n", os.urandom(1000)])
-def test_a_file_of_garbage_is_kept_aside(home: Home, garbage: bytes) -> None:
-    home.stop_daemon()
-    for path in (home.places.desired, home.places.journal):
-        Path(path).write_bytes(garbage)
-    home.start_daemon()
-    assert home.views() == {}
-    assert kept_aside(home, "desired.damaged-") and kept_aside(home, "journal.damaged-")
-    home.apply(home.sh("a", "exec sleep 1000"))
-
-
-def test_a_file_of_a_later_version_is_kept_aside_and_said_to_be_that(home: Home) -> None:
-    home.apply(home.sh("a", "exec sleep 1000"))
-    home.stop_daemon()
-    path = Path(home.places.desired)
-    path.write_bytes(path.read_bytes().replace(b"oxmgr desired 1\n", b"oxmgr desired 7\n"))
-    home.start_daemon()
-    assert home.views() == {}
-    (name,) = kept_aside(home, "desired.newer-")
-    assert any(name in text for text in warnings(home))
-
-
-def test_a_torn_end_of_the_journal_is_what_a_kill_leaves_and_no_damage(home: Home) -> None:
-    home.apply(home.sh("a", "exec sleep 1000"), home.sh("b", "exec sleep 1000"))
-    pids = home.pid("a"), home.pid("b")
-    home.kill_daemon()
-    with open(home.places.journal, "ab") as file:
-        file.write(MARK + b"\0\0\0\x50torn")
-    home.start_daemon()
-    assert (home.pid("a"), home.pid("b")) == pids
-    assert warnings(home) == []
-
-
-@pytest.fixture
-def small_disk(empty_home: Home) -> Iterator[Home]:
-    """The state folder is a file system of 256 KB."""
-    state = Path(empty_home.places.state)
-    state.mkdir(0o700)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", state], check=True)
-    try:
-        empty_home.start_daemon()
-        yield empty_home
-        empty_home.end()
-    finally:
-        subprocess.run(["umount", state], check=True)
-
-
-def fill(home: Home) -> Path:
-    ballast = Path(home.places.state) / "ballast"
-    with open(ballast, "wb", 0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            pass
-    return ballast
-
-
-def test_on_a_full_disk_a_start_fails_with_the_reason_and_what_runs_goes_on(small_disk: Home) -> None:
-    home = small_disk
-    home.apply(home.sh("old", "exec sleep 1000"))
-    saved = Path(home.places.desired).read_bytes()
-    pid = home.pid("old")
-    ballast = fill(home)
-    with pytest.raises(Refused, match="No space left on device"):
-        home.apply(home.sh("fresh", "exec sleep 1000"))
-    assert list(home.views()) == ["old"]
-    os.kill(pid, 9)
-    home.until("old", lambda view: view.restarts == 1 and view.status == "running")
-    with pytest.raises(Refused, match=r"done, but not for the next daemon.*No space left"):
-        home.request(Act("stop", ["old"]))
-    assert home.views()["old"].status == "stopped"
-    assert warnings(home), "a state folder that cannot be written is told of"
-    assert Path(home.places.desired).read_bytes() == saved, "nothing was truncated"
-    ballast.unlink()
-    home.apply(home.sh("fresh", "exec sleep 1000"))
-    assert sorted(home.views()) == ["fresh", "old"]
-    assert warnings(home) == []
-
-
-def test_a_change_that_could_not_be_saved_has_not_happened_after_the_daemon_is_gone(small_disk: Home) -> None:
-    home = small_disk
-    home.apply(home.sh("old", "exec sleep 1000"))
-    ballast = fill(home)
-    with pytest.raises(Refused):
-        home.request(Apply([home.sh("old", "exec sleep 1001")]))
-    ballast.unlink()
-    home.kill_daemon()
-    home.start_daemon()
-    assert home.views()["old"].command == "exec sleep 1000"
 
 
 def test_a_secret_in_the_environment_is_in_no_file_that_others_can_read(home: Home) -> None:

@@ -198,20 +198,6 @@ def test_a_daemon_whose_starter_is_gone_works_all_the_same(empty_home: Home) -> 
     assert empty_home.views() == {}
 
 
-def test_a_desired_file_of_a_later_version_costs_no_running_app(home: Home) -> None:
-    home.apply(home.sh("app", SLEEP))
-    pid = home.pid("app")
-    home.kill_daemon()
-    path = Path(home.places.desired)
-    path.write_bytes(path.read_bytes().replace(b"oxmgr desired 1", b"oxmgr desired 2"))
-    home.start_daemon()
-    reply = home.connect().request(GetInstances())
-    told = [text for text in reply.warnings if "cgroup.kill" in text]  # type: ignore[union-attr]
-    assert len(told) == 1 and Path(f"/proc/{pid}").exists()
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
 def test_deleting_one_instance_alone_is_refused(home: Home) -> None:
     home.apply(home.sh("app", SLEEP, instances=2))
     with pytest.raises(Refused, match="one instance of app cannot be deleted"):

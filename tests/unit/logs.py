@@ -56,6 +56,16 @@ def history(path: Path) -> bytes:
     return b"".join(Path(file).read_bytes() for file in [*rotated_files(str(path)), str(path)] if Path(file).exists())
 
 
+class WithOs:
+    """`os` with some calls of one's own."""
+
+    def __init__(self, **calls: object) -> None:
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> object:
+        return self._calls.get(name) or getattr(os, name)
+
+
 class _Killing:
     """`os` for the modules of logs, which ends its process before or after the n-th step."""
 

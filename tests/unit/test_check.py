@@ -14,7 +14,7 @@ from oxmgr.model import check
 from oxmgr.model.capabilities import capability_names
 from oxmgr.model.check import spec_error
 from oxmgr.model.signals import signal_number
-from oxmgr.model.spec import HealthCheck, Limits, Logs, Sandbox, Spec
+from oxmgr.model.spec import HealthCheck, Hooks, Limits, Logs, Sandbox, Spec
 
 
 def spec(name: str = "app", command: str = "x", argv: Any = ("x",), working_dir: str = "/", **rest: Any) -> Spec:
@@ -105,6 +105,8 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(socket_uid=-2), "socket_uid"),
         (spec(backlog=0), "backlog: expected 1 to 65535, got 0"),
         (spec(watchdog_secs=0), "watchdog_secs: expected 0.1 to 86400, got 0"),
+        (spec(hooks=Hooks(pre_stop="a\0b")), "hooks.pre_stop: a command cannot hold a NUL"),
+        (spec(hooks=Hooks(timeout_secs=0)), "hooks.timeout_secs: expected 0.1 to 86400, got 0"),
         (spec(health_check=HealthCheck(tcp="x")), "health_check: expected a port"),
         (spec(health_check=HealthCheck(tcp="80", command="true")), "health_check: endpoint, tcp and command: one of them"),
         (spec(health_check=HealthCheck(tcp="80", interval_secs=0)), "health_check.interval_secs: expected 0.1 to 86400"),
@@ -116,6 +118,8 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(log_file="/var/log/a\0b"), "log_file: a path cannot hold a NUL"),
         (spec(log_file=""), "log_file: expected an absolute path"),
         (spec(error_log_file="x.log"), "error_log_file: expected an absolute path"),
+        (spec(log_file="/x.log~next"), "log_file: a log's name cannot have a ~"),
+        (spec(error_log_file="/x.idx"), "error_log_file: a log's name cannot end in .idx"),
         (spec(log_file="/" + "x" * 5000), "log_file: a path of 5001 characters"),
         (spec(env={"": "x"}), "env: '' cannot be a variable's name"),
         (spec(env={"A=B": "x"}), "env: 'A=B' cannot be a variable's name"),
@@ -188,10 +192,12 @@ def test_every_field_is_looked_at() -> None:
         "namespace",
         "ready",
         "health_check",
+        "hooks",
     }
     elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs"}
     elsewhere |= {"listen", "reuse_port", "shutdown_with_message", *check.SOCKETS}
     assert set(check.LOGS) | set(check.LOG_WORDS) | {"compress"} == set(Logs.__struct_fields__)
+    assert {*check.HOOKS, *check.HOOK_WORDS} == set(Hooks.__struct_fields__)
     assert set(check.HEALTH) | {"endpoint", "tcp", "command"} == set(HealthCheck.__struct_fields__)
     assert elsewhere | set(check.NUMBERS) | set(check.WORDS) == set(Spec.__struct_fields__)
     assert set(check.LIMITS) | {"cpus", "required"} == set(Limits.__struct_fields__)
@@ -218,6 +224,8 @@ def test_the_bounds_are_those_of_the_keys() -> None:
     assert (logs, words) == (check.LOGS, check.LOG_WORDS)
     health = {key.name: (key.low, key.high) for key in keys.TABLES["health_check"].values() if key.kind in bounded}
     assert health == check.HEALTH
+    hooks = {key.name: (key.low, key.high) for key in keys.TABLES["hooks"].values() if key.kind in bounded}
+    assert hooks == check.HOOKS
     umask = keys.TABLES["sandbox"]["umask"]
     assert {"uid": (-1, ID_LIMIT), "gid": (-1, ID_LIMIT), "umask": (umask.low - 1, umask.high)} == check.SANDBOX
     codes = keys.KEYS["stop_exit_codes"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oxmgr.supervisor.files import Health
+from oxmgr.supervisor.health import Health
 from oxmgr.supervisor.logfile import Log
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import Logs
-from oxmgr.supervisor import native
+from oxmgr.supervisor import native, rawlog
 from oxmgr.supervisor.archive import rotated_files
 from oxmgr.supervisor.spool import GIVEN_BACK, Block, Spool, pack, unpack
-from tests.unit.logs import AppPipe, history, killed_at, line_log, move_all
+from tests.unit.logs import AppPipe, WithOs, history, killed_at, line_log, move_all
 
 CRI = Logs(format="cri", max_days=0)
 SMALL = Logs(format="cri", max_size_mb=16 / 1024, max_files=1000)
@@ -272,3 +272,26 @@ def test_flush_empties_the_file_and_the_next_line_is_its_first(app: AppPipe, pat
     move_all(log, app.pipe)
     log.close()
     assert texts(path.read_bytes()) == [b"two"]
+
+
+def test_a_notice_is_there_whole_or_not_at_all(app: AppPipe, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = line_log(path, CRI)
+    app.write(b"one\n")
+    move_all(log, app.pipe)
+    before = path.read_bytes()
+
+    def short(fd: int, data: bytes, offset: int) -> int:
+        return os.pwrite(fd, data[:9], offset)
+
+    # A disk that has room for nine bytes.
+    monkeypatch.setattr(rawlog, "os", WithOs(pwrite=short))
+    with pytest.raises(OSError, match="No space left") as caught:
+        log.notice("oxmgr: 5 bytes were dropped here")
+    assert caught.value.filename == str(path) and log.passes(caught.value)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    log.notice("oxmgr: 5 bytes were dropped here")
+    log.close()
+    whole = path.read_bytes()
+    assert whole.startswith(before) and whole.endswith(b"oxmgr: 5 bytes were dropped here\n")
+    assert whole.count(b"\n") == 2

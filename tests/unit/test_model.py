@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from oxmgr.model.frames import frame
 from oxmgr.model.graph import find_cycle, start_order
+from oxmgr.model.logpaths import log_paths
 from oxmgr.model.places import find_places
 from oxmgr.model.records import MARK, Newer, file_header, read_records, record
 from oxmgr.model.signals import signal_name, signal_names, signal_number
-from oxmgr.model.spec import Spec, instance_name, log_paths, name_error
+from oxmgr.model.spec import Spec, instance_name, name_error
 from oxmgr.model.targets import matches, selects
 
 # --- records ---

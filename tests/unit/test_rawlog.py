@@ -11,9 +11,10 @@ import pytest
 from oxmgr.client.logindex import Index
 from oxmgr.model.logindex import ENTRY_SIZE, HEAD_SIZE, pack_entry, pack_head
 from oxmgr.model.spec import Logs
+from oxmgr.supervisor import rawlog
 from oxmgr.supervisor.archive import rotated_files
 from oxmgr.supervisor.rawlog import MIB, RawLog, open_log
-from tests.unit.logs import AppPipe, history, killed_at, move_all, raw_log
+from tests.unit.logs import AppPipe, WithOs, history, killed_at, move_all, raw_log
 
 SMALL = Logs(max_size_mb=64 / 1024, max_files=1000)
 
@@ -359,3 +360,26 @@ def test_links_that_only_root_can_have_put_there_are_followed(tmp_path: Path) ->
     (tmp_path / "to").symlink_to("real")
     os.close(open_log(str(tmp_path / "to" / "log")))
     assert (tmp_path / "real" / "log").exists()
+
+
+def test_a_notice_is_there_whole_or_not_at_all(app: AppPipe, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = raw_log(path)
+    app.write(b"one\n")
+    move_all(log, app.pipe)
+    before = path.read_bytes()
+
+    def short(fd: int, data: bytes, offset: int) -> int:
+        return os.pwrite(fd, data[:9], offset)
+
+    # A disk that has room for nine bytes.
+    monkeypatch.setattr(rawlog, "os", WithOs(pwrite=short))
+    with pytest.raises(OSError, match="No space left") as caught:
+        log.notice("oxmgr: 5 bytes were dropped here")
+    assert caught.value.filename == str(path) and log.passes(caught.value)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    log.notice("oxmgr: 5 bytes were dropped here")
+    log.close()
+    whole = path.read_bytes()
+    assert whole.startswith(before) and whole.endswith(b"oxmgr: 5 bytes were dropped here\n")
+    assert whole.count(b"\n") == 2

@@ -1,0 +1,83 @@
+"""Commands around starts and stops: each has its time, and nothing of it outlives that."""
+
+import os
+
+import pytest
+
+from oxmgr.model.messages import Act, StopDaemon
+from oxmgr.model.spec import NEVER, Hooks
+from tests.conftest import Home, wait_until
+
+
+@pytest.fixture
+def home(each_home: Home) -> Home:
+    return each_home
+
+
+def note(home: Home, word: str) -> str:
+    return f"echo {word} $OXMGR_HOOK ${{OXMGR_PID:-none}} >> {home.folder}/notes"
+
+
+def notes(home: Home) -> list[list[str]]:
+    path = home.folder / "notes"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_each_hook_comes_at_its_time(home: Home) -> None:
+    kinds = ("pre_start", "post_start", "pre_reload", "pre_stop", "post_stop")
+    hooks = Hooks(**dict.fromkeys(kinds, note(home, "hook")))  # type: ignore[arg-type]
+    script = f"echo app >> {home.folder}/notes; trap 'echo end >> {home.folder}/notes; exit' TERM; while :; do sleep 0.01; done"
+    home.apply(home.sh("app", script, hooks=hooks))
+    wait_until(lambda: len(notes(home)) == 3, "the start and its hooks")
+    pid = str(home.pid("app"))
+    assert notes(home)[0] == ["hook", "pre_start", "none"]
+    assert sorted(notes(home)[1:]) == [["app"], ["hook", "post_start", pid]]
+    home.request(Act("stop", ["app"]))
+    wait_until(lambda: len(notes(home)) == 6, "the stop and its hooks")
+    assert notes(home)[3:] == [["hook", "pre_stop", pid], ["end"], ["hook", "post_stop", "none"]]
+
+
+def test_a_pre_start_that_fails_is_a_start_that_fails(home: Home) -> None:
+    hooks = Hooks(pre_start="echo the database is not there >&2; exit 4")
+    done = home.apply(home.sh("app", "exec sleep 1000", hooks=hooks, restart=NEVER))
+    assert done.failed == {"app": "cannot start app: pre_start: exit code 4: the database is not there"}
+    assert home.views()["app"].status == "errored"
+
+
+def test_a_hook_that_hangs_is_killed_with_all_that_it_started(home: Home) -> None:
+    hooks = Hooks(pre_start=f"sleep 500 & echo $! > {home.folder}/pid; wait", timeout_secs=0.3)
+    done = home.apply(home.sh("app", "exec sleep 1000", hooks=hooks, restart=NEVER))
+    assert "pre_start: it does not end within 0.3 s" in done.failed["app"]
+    pid = (home.folder / "pid").read_text().strip()
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of what it started")
+
+
+def test_a_stop_while_a_pre_start_runs_ends_it(home: Home) -> None:
+    hooks = Hooks(pre_start=f"echo $$ > {home.folder}/pid; exec sleep 500")
+    home.connect()._send(apply_of(home, hooks))  # type: ignore[arg-type]
+    wait_until(lambda: (home.folder / "pid").exists() and (home.folder / "pid").read_text(), "the hook")
+    home.request(Act("stop", ["app"]))
+    assert home.views()["app"].status == "stopped"
+    pid = (home.folder / "pid").read_text().strip()
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of the hook")
+
+
+def apply_of(home: Home, hooks: Hooks) -> object:
+    from oxmgr.model.messages import Apply
+
+    return Apply([home.sh("app", "exec sleep 1000", hooks=hooks)])
+
+
+def test_a_pre_stop_that_hangs_does_not_keep_a_stop_longer_than_its_time(home: Home) -> None:
+    hooks = Hooks(pre_stop="exec sleep 500")
+    home.apply(home.sh("app", "exec sleep 1000", hooks=hooks, stop_timeout_ms=300))
+    home.request(Act("stop", ["app"]))
+    assert home.views()["app"].status == "stopped"
+
+
+def test_the_daemon_waits_for_what_is_run_after_a_stop(home: Home) -> None:
+    hooks = Hooks(post_stop=f"sleep 0.3; {note(home, 'late')}")
+    home.apply(home.sh("app", "exec sleep 1000", hooks=hooks))
+    home.request(StopDaemon())
+    assert home.daemon is not None and home.daemon.wait(10) == 0
+    assert notes(home) == [["late", "post_stop", "none"]]
