@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
+import oxmgr
 from oxmgr.client.launch import daemon_argv
 from oxmgr.model.codec import replace
 from oxmgr.model.messages import Act, ReplaceDaemon
 from oxmgr.model.spec import NEVER, Sandbox, Spec
+from oxmgr.supervisor.node import Preload
 from tests.conftest import DEADLINE, Home, wait_until
 from tests.integration.test_notify import later
 from tests.integration.test_sockets import ask, free_port, held, inode_of
@@ -239,6 +241,20 @@ def test_with_another_user(home: Home) -> None:
     assert ask(("127.0.0.1", port))[1] == home.pid("web")
 
 
+def test_who_cannot_read_the_file_gets_a_copy_or_is_told(home: Home, tmp_path: Path) -> None:
+    spec = node(home, "", "127.0.0.1:1", sandbox=Sandbox(uid=65534, gid=65534))
+    preload = Preload(home.places)
+    preload._own = str(tmp_path / "preload.cjs")
+    shutil.copy(Path(oxmgr.__file__).parent / "node/preload.cjs", preload._own)
+    os.chmod(tmp_path, 0o700)
+    assert preload.place(spec)[0] == "" and "neither" in preload.place(spec)[1]
+    for folder in (home.folder, Path(home.places.run)):
+        os.chmod(folder, 0o711)
+    path, why = preload.place(spec)
+    assert (path, why) == (f"{home.places.run}/preload.cjs", "")
+    assert Path(path).read_bytes() == Path(preload._own).read_bytes() and os.stat(path).st_mode & 0o777 == 0o644
+
+
 # --- Node's channel ---
 
 
@@ -381,6 +397,23 @@ def test_nobody_is_refused_while_instances_are_killed(home: Home, script: str, k
         load.end()
     print(f"{load.answered} answered, {load.cut} cut off, {len(load.refused)} refused")
     assert load.refused == [] and load.answered > kills and len(load.by) > kills // 4
+
+
+def test_nobody_is_refused_or_cut_off_while_instances_are_replaced(home: Home) -> None:
+    port = free_port()
+    script = f"""
+const server = require('http').createServer((q, r) => setTimeout(() => r.end(String(process.pid)), 20)).listen({port});
+process.on('SIGTERM', () => server.close(() => process.exit(0)));
+"""
+    assert not home.apply(node(home, script, str(f"[::]:{port}"), instances=2)).failed
+    load = Load(port)
+    try:
+        for _ in range(10):
+            assert not home.request(Act("reload", ["web"])).failed
+    finally:
+        load.end()
+    print(f"{load.answered} answered, {load.cut} cut off, {len(load.refused)} refused")
+    assert (load.refused, load.cut) == ([], 0) and len(load.by) >= 20
 
 
 NEXT = {

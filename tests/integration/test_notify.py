@@ -196,6 +196,19 @@ def test_another_user_can_reach_it(home: Home) -> None:
         assert not done.failed, (sandbox, done.failed, home.log("app", "err"))
 
 
+@pytest.mark.skipif(os.getuid() != 0 or not os.path.exists(PYTHON), reason="needs root, and a Python for all users")
+def test_from_a_private_network_too_where_its_user_may_go_there(home: Home) -> None:
+    spec = app(home, "say('READY=1')" + FOREVER, ready_timeout_ms=500, restart=NEVER)
+    sandbox = Sandbox(uid=65534, gid=65534, private_network=True)
+    spec = replace(spec, argv=[PYTHON, *spec.argv[1:]], working_dir="/", sandbox=sandbox)
+    done = home.apply(spec)
+    assert done.failed and "cannot reach its NOTIFY_SOCKET from its sandbox" in done.warnings[0]
+    os.chmod(home.folder, 0o711)
+    os.chmod(home.places.run, 0o711)
+    home.request(Act("start", ["app"]))
+    home.until("app", lambda view: view.ready)
+
+
 def test_a_starting_app_is_waited_for_by_the_next_daemon(empty_home: Home) -> None:
     home, go = empty_home, empty_home.folder / "go"
     home.guarded = True
