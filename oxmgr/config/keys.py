@@ -46,6 +46,7 @@ KEYS = {
         Key("listen", "listen", "", 'sockets that oxmgr opens, holds over restarts and gives to the app: `["3000", "127.0.0.1:3001", "[::1]:3002", "unix:/run/api.sock", "udp:0.0.0.0:53"]`, each with a name in front if it is to have one, as `"admin=127.0.0.1:9000"`; see [sockets](sockets.md)'),
         Key("reuse_port", "bool", "false", "each instance gets sockets of its own at the ports of `listen` (SO_REUSEPORT), instead of one for all"),
         Key("backlog", "int", "4096", "connections that may wait at a socket of `listen`; the kernel's own limit is net.core.somaxconn", 1, 65_535),
+        Key("bind_shim", "bool", "false", "a program that binds by itself, and is neither Node nor statically linked, gets the sockets of `listen` when it asks for their addresses (LD_PRELOAD)"),
         Key("socket_mode", "umask", "660", 'who may connect to a unix socket of `listen`: octal, as `"666"` or `0o666`', 0, 0o777),
         Key("socket_user", "account", "the app's", "whose the unix sockets of `listen` are"),
         Key("socket_group", "account", "the app's", "their group"),

@@ -23,7 +23,7 @@ def check_sockets(read: dict[str, Any], command: tuple[list[str], str] | None, c
         last = FIRST_FD + len(listen) - 1
         held = f"fds {FIRST_FD} to {last} are" if listen[1:] else f"fd {FIRST_FD} is"
         tell(f'{held} what it is to listen at: take "fd:{last + 1}"', "ready")
-    if ready == "listen" and listen and command is not None and not node:
+    if ready == "listen" and listen and command is not None and not (node or read.get("bind_shim")):
         tell('what oxmgr holds listens from the start: use "notify", "http://…" or "command:…"', "ready")
     if read.get("shutdown_with_message") and command is not None and not node:
         tell(f"is for Node apps, and {os.path.basename(command[0][0])} is none", "shutdown_with_message")
@@ -35,8 +35,9 @@ def _check_kinds(read: dict[str, Any], listen: list[Address], tell: Tell) -> Non
     unix = next((one for one in listen if one.kind == UNIX), None)
     if read.get("reuse_port") and unix is not None:
         tell(f"a port can be shared so, {unix.place} cannot", "reuse_port")
-    if read.get("reuse_port") and not listen:
-        tell("there is no listen that it would be for", "reuse_port")
+    for key in ("reuse_port", "bind_shim"):
+        if read.get(key) and not listen:
+            tell("there is no listen that it would be for", key)
     for key in ("socket_mode", "socket_user", "socket_group"):
         if key in read and unix is None:
             tell('is for a "unix:/path" in listen, and there is none', key)

@@ -150,7 +150,8 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     `restart_delay_ms` None: the first crash restarts at once and 100 ms is the base of the following ones.
     `watchdog_secs`: so often it has to say that it does its work (sd_notify(3), WATCHDOG=1); None: it need not.
     `listen` are addresses as oxmgr.model.listen spells them; `socket_mode`, `socket_uid` and `socket_gid` (-1: the
-    app's own) are those of its unix sockets. `shutdown_with_message`: a stop sends "shutdown" over Node's IPC channel.
+    app's own) are those of its unix sockets. `bind_shim`: what it binds itself is taken from them.
+    `shutdown_with_message`: a stop sends "shutdown" over Node's IPC channel.
     `log_file` None: the file in the daemon's log folder that is named after the instance.
     """
 
@@ -173,6 +174,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     listen: list[str] = []
     reuse_port: bool = False
     backlog: int = 4096
+    bind_shim: bool = False
     socket_mode: int = 0o660
     socket_uid: int = -1
     socket_gid: int = -1

@@ -12,6 +12,7 @@ from oxmgr.model import status as is_
 from oxmgr.model.listen import FIRST_FD
 from oxmgr.model.node import has_channel, is_preloaded
 from oxmgr.model.spec import Spec
+from oxmgr.supervisor import shim
 from oxmgr.supervisor.channels import NodeChannel, ReadyPipe, make_channel, make_pipe
 from oxmgr.supervisor.node import SPARE, SPARE_MOST, Preload
 from oxmgr.supervisor.notify import Notify, Shared
@@ -147,11 +148,32 @@ class Endpoints:
             passed.env |= {"NODE_CHANNEL_FD": str(passed.add(theirs)), "NODE_CHANNEL_SERIALIZATION_MODE": "json"}
         if is_preloaded(spec):
             self._add_preload(instance, spec, held, passed)
+        elif spec.bind_shim and held:
+            self._add_shim(instance, spec, held, passed)
 
     def _add_ready(self, passed: Passed, number: int) -> None:
         passed.ready, theirs = make_pipe()
         passed.own.append(theirs)
         passed.fds[number] = theirs
+
+    def _add_shim(self, instance: "Instance", spec: Spec, held: list[Held], passed: Passed) -> None:
+        path, why = shim.place(spec)
+        if not path:
+            instance.warnings.append(f"bind_shim is without effect: {why}")
+            return
+        passed.env["LD_PRELOAD"] = shim.preload(path, spec, instance.app.environ)
+        rows = zip(held, addresses(spec), strict=True)
+        passed.env["OXMGR_BIND"] = "|".join(
+            shim.entry(FIRST_FD + number, one.inode, spec.backlog, address)
+            for number, (one, address) in enumerate(rows)
+        )
+        self._add_listening(spec, passed)
+
+    def _add_listening(self, spec: Spec, passed: Passed) -> None:
+        if spec.ready == "listen":
+            passed.ready, theirs = make_pipe()
+            passed.own.append(theirs)
+            passed.env["OXMGR_READY"] = f"{passed.add(theirs)}:{os.fstat(theirs).st_ino}"
 
     def _add_preload(self, instance: "Instance", spec: Spec, held: list[Held], passed: Passed) -> None:
         path, why = self._preload.place(spec)
@@ -166,10 +188,7 @@ class Endpoints:
             rows.append((copies, one.inode, address))
         if rows:
             passed.env["OXMGR_LISTEN"] = self._preload.listen(rows, spec.backlog)
-        if spec.ready == "listen":
-            passed.ready, theirs = make_pipe()
-            passed.own.append(theirs)
-            passed.env["OXMGR_READY"] = f"{passed.add(theirs)}:{os.fstat(theirs).st_ino}"
+        self._add_listening(spec, passed)
 
     def _notify(self, instance: "Instance", ends: Ends) -> Notify:
         if ends.notify is None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 RESTARTING_KEYS = (
     *("argv", "working_dir", "env", "sandbox", "watchdog_secs"),
-    *("listen", "reuse_port", "socket_mode", "socket_uid", "socket_gid"),
+    *("listen", "reuse_port", "bind_shim", "socket_mode", "socket_uid", "socket_gid"),
 )
 """A change of any other key needs no new process, but for one of logs that changes what its fds 1 and 2 are, and one
 that gives it a channel."""

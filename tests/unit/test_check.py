@@ -195,7 +195,7 @@ def test_every_field_is_looked_at() -> None:
         "hooks",
     }
     elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs"}
-    elsewhere |= {"listen", "reuse_port", "shutdown_with_message", *check.SOCKETS}
+    elsewhere |= {"listen", "reuse_port", "bind_shim", "shutdown_with_message", *check.SOCKETS}
     assert set(check.LOGS) | set(check.LOG_WORDS) | {"compress"} == set(Logs.__struct_fields__)
     assert {*check.HOOKS, *check.HOOK_WORDS} == set(Hooks.__struct_fields__)
     assert set(check.HEALTH) | {"endpoint", "tcp", "command"} == set(HealthCheck.__struct_fields__)

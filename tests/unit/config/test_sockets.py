@@ -98,6 +98,7 @@ def test_what_a_file_says_is_what_the_daemon_takes(load: Load) -> None:
         ('listen = ["80", "81"]\nready = "fd:4"', '4: app.ready: fds 3 to 4 are what it is to listen at: take "fd:5"'),
         ('listen = "3000"\nready = "listen"', "4: app.ready: what oxmgr holds listens from the start"),
         ("shutdown_with_message = true", "3: app.shutdown_with_message: is for Node apps, and sleep is none"),
+        ("bind_shim = true", "3: app.bind_shim: there is no listen that it would be for"),
         ("reuse_port = true", "3: app.reuse_port: there is no listen that it would be for"),
         ('listen = "unix:/x"\nreuse_port = true', "4: app.reuse_port: a port can be shared so, unix:/x cannot"),
         ('socket_mode = "660"', '3: app.socket_mode: is for a "unix:/path" in listen, and there is none'),
@@ -111,6 +112,10 @@ def test_what_a_file_says_is_what_the_daemon_takes(load: Load) -> None:
 def test_what_does_not_go_together_is_refused_with_its_line(problems: Problems, text: str, told: str) -> None:
     found = problems(APP + text)
     assert len(found) == 1 and found[0].replace("processes.", "").startswith(told), found
+
+
+def test_who_binds_by_himself_can_tell_that_he_listens(load: Load) -> None:
+    assert load(APP + 'listen = "80"\nbind_shim = true\nready = "listen"\n')["app"].bind_shim
 
 
 def test_whose_the_sockets_are(folder: Path, environ: dict[str, str]) -> None:
