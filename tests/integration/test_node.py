@@ -390,13 +390,13 @@ def test_nobody_is_refused_while_instances_are_killed(home: Home, script: str, k
             pid = home.until(name, lambda view: view.ready).pid
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
+            answered = load.answered
+            wait_until(lambda answered=answered: load.answered > answered, "it to answer")  # type: ignore[misc]
             home.until(name, lambda view, pid=pid: view.pid not in (None, pid))  # type: ignore[misc]
-        answered = load.answered
-        wait_until(lambda: load.answered > answered, "it to answer")
     finally:
         load.end()
     print(f"{load.answered} answered, {load.cut} cut off, {len(load.refused)} refused")
-    assert load.refused == [] and load.answered > kills and len(load.by) > kills // 4
+    assert load.refused == [] and load.answered > kills and len(load.by) > 2
 
 
 def test_nobody_is_refused_or_cut_off_while_instances_are_replaced(home: Home) -> None:
