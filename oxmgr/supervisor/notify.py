@@ -279,28 +279,33 @@ class Notify:
         """Takes them out of the list."""
         name = name or STORED
         while fds:
-            fd = fds[0]
-            if any(one == name and os.path.samestat(os.fstat(fd), os.fstat(other)) for one, other, _ in self.stored):
+            if not self._has_stored(name, fds[0]):
+                kept = self._free_name(name)
+                if not kept:
+                    return
+                self._shared.guard.keep(kept, fds[0])
+                self.stored.append((name, fds.pop(0), kept))
+            else:
                 os.close(fds.pop(0))
-                continue
-            kept = self._name_with_guard(name)
-            if len(self.stored) == STORE_MOST or not kept:
-                why = f"{STORE_MOST} are the most" if kept else f"{name[:40]!r} cannot be its name"
-                self._tell("store", f"a file descriptor that it wanted to leave is not kept: {why}")
-                return
-            self._shared.guard.keep(kept, fd)
-            self.stored.append((name, fd, kept))
-            del fds[0]
 
-    def _name_with_guard(self, name: str) -> str:
-        """ "" when it does not fit, or is none."""
-        taken = {kept for _, _, kept in self.stored}
+    def _has_stored(self, name: str, fd: int) -> bool:
+        return any(one == name and os.path.samestat(os.fstat(fd), os.fstat(other)) for one, other, _ in self.stored)
+
+    def _free_name(self, name: str) -> str:
+        """With the guard; "" when there is none."""
+        taken = {kept.partition("=")[0] for _, _, kept in self.stored}
         for number in range(STORE_MOST):
-            kept = f"{self._instance.folder}.fd{number}={name}"
-            if kept not in taken and not any(one.startswith(f"{kept.partition('=')[0]}=") for one in taken):
-                fits = name.isascii() and name.isprintable() and ":" not in name and len(kept) <= KEPT_LIMIT
-                return kept if fits else ""
-        return f"{self._instance.folder}.full"
+            place = f"{self._instance.folder}.fd{number}"
+            if place not in taken:
+                kept = f"{place}={name}"
+                if name.isascii() and name.isprintable() and ":" not in name and len(kept) <= KEPT_LIMIT:
+                    return kept
+                self._tell(
+                    "name", f"a file descriptor that it wanted to leave is not kept: {name[:40]!r} cannot be its name"
+                )
+                return ""
+        self._tell("store", f"a file descriptor that it wanted to leave is not kept: {STORE_MOST} are the most")
+        return ""
 
     def _remove(self, name: str) -> None:
         for one in [one for one in self.stored if one[0] == name]:
