@@ -227,8 +227,10 @@ static __attribute__((noreturn)) void become_daemon(int end) {
     } standard = {SIG_DFL, 0, 0, 0};
     /* A group of its own: what a terminal sends comes through us, and not twice. */
     CALL(SYS_setpgid, 0, 0);
-    CALL(SYS_rt_sigaction, SIGTTIN, &standard, 0, SIGNALS_SIZE);
-    CALL(SYS_rt_sigaction, SIGPIPE, &standard, 0, SIGNALS_SIZE);
+    /* Whatever we were started with; but it may print to a terminal that another group has. */
+    for (int number = 1; number <= 64; number++)
+        if (number != SIGTTOU)
+            CALL(SYS_rt_sigaction, number, &standard, 0, SIGNALS_SIZE);
     CALL(SYS_rt_sigprocmask, SIG_SETMASK, &none, 0, SIGNALS_SIZE);
     CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, &files, 0);
     int fd = (int)CALL(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -618,7 +620,6 @@ static int run(int argc, char **argv, char **envp) {
         unsigned long flags, restorer, mask;
     } ignore = {SIG_IGN, 0, 0, 0};
     CALL(SYS_rt_sigprocmask, SIG_SETMASK, &heard, 0, SIGNALS_SIZE);
-    /* The daemon keeps SIGTTOU ignored: it may print to a terminal that another group has. */
     CALL(SYS_rt_sigaction, SIGTTOU, &ignore, 0, SIGNALS_SIZE);
     CALL(SYS_rt_sigaction, SIGTTIN, &ignore, 0, SIGNALS_SIZE);
     CALL(SYS_rt_sigaction, SIGPIPE, &ignore, 0, SIGNALS_SIZE);
