@@ -19,6 +19,7 @@ from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_c
 from oxmgr.config.sockets import check_sockets
 from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.graph import find_cycle, start_order
+from oxmgr.model.listen import shared_socket
 from oxmgr.model.logpaths import shared_logs
 from oxmgr.model.places import find_places
 from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
@@ -155,6 +156,10 @@ class _Oxfile:
             if spec is not None:
                 specs[name], layers[name] = spec, merged
         self.check_dependencies(set(tables), disabled)
+        taken = shared_socket({name: spec.listen for name, spec in specs.items() if spec.listen})
+        if taken is not None:
+            place, owner, name = taken
+            self.fail(("processes", name, "listen"), f"{owner} listens at {place} already")
         self.check_logs(list(specs.values()), layers)
         for name in only or ():
             if name not in tables:

@@ -7,6 +7,7 @@ from oxmgr.model.codec import Struct
 TCP, UDP, UNIX = "tcp", "udp", "unix"
 ANY = "::"
 """Of IPv6 and IPv4; of IPv4 alone where the host has no IPv6."""
+ANY_IPV4 = "0.0.0.0"
 UNIX_LIMIT = 107
 """Bytes of a socket's path: sun_path of unix(7), without the NUL."""
 NAME_LIMIT = 64
@@ -88,3 +89,23 @@ def _host(host: str, text: str) -> str:
         return inet_ntop(family, inet_pton(family, bare))
     except (OSError, UnicodeError, ValueError):
         raise ValueError(f"{bare[:80]!r} is no IP address; a name would have to be looked up") from None
+
+
+def meet(one: Address, other: Address) -> bool:
+    """Whether only one of them can be had."""
+    if one.kind != other.kind or one.kind == UNIX:
+        return one.place == other.place
+    return one.port == other.port and (one.host == other.host or bool({one.host, other.host} & {ANY, ANY_IPV4}))
+
+
+def shared_socket(listens: "dict[str, list[str]]") -> tuple[str, str, str] | None:
+    """An address that two apps would listen at, and their names; `listens` has the addresses of each."""
+    found: list[tuple[Address, str]] = []
+    for name, texts in listens.items():
+        own = [read_address(text) for text in texts]
+        for address in own:
+            for other, owner in found:
+                if meet(address, other):
+                    return address.place, owner, name
+        found += [(address, name) for address in own]
+    return None

@@ -10,6 +10,7 @@ from oxmgr.model import status as is_
 from oxmgr.model.check import NUMBERS, spec_error
 from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle
+from oxmgr.model.listen import shared_socket
 from oxmgr.model.logpaths import shared_logs
 from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import NAME_LIMIT, Limits, Spec
@@ -233,6 +234,10 @@ class Commands:
             # Of others it is no business of this request: a link that made two files one may have come later.
             if one in names or other in names:
                 raise Refusal(f"{one} and {other} would both write to {path}: set another log_file")
+        taken = shared_socket({spec.name: spec.listen for spec in after.values() if spec.listen})
+        if taken is not None:
+            place, one, other = taken
+            raise Refusal(f"{one} and {other} would both listen at {place}: give one of them another address")
         cycle = find_cycle(self._fleet.graph() | {spec.name: list(spec.depends_on) for spec in specs})
         if cycle:
             raise Refusal(f"depends_on goes in a circle: {' → '.join(cycle)}: take one of them out")

@@ -2,7 +2,7 @@
 
 import os
 
-from oxmgr.model.listen import ANY, UDP, UNIX, Address
+from oxmgr.model.listen import ANY, ANY_IPV4, UDP, UNIX, Address
 from oxmgr.supervisor import owners
 
 SHOWN = 60
@@ -24,7 +24,7 @@ def _inodes(address: Address) -> set[int]:
     """Of those sockets that stand in its way."""
     found: set[int] = set()
     for (host, port), _, state, inode in owners.rows(os.getpid(), address.kind):
-        meets = host == address.host or host in (ANY, "0.0.0.0") or address.host in (ANY, "0.0.0.0")
+        meets = host == address.host or bool({host, address.host} & {ANY, ANY_IPV4})
         if port == address.port and meets and (state == owners.LISTEN or address.kind == UDP):
             found.add(inode)
     return found

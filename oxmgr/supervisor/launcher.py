@@ -18,7 +18,7 @@ from oxmgr.supervisor.matching import marks
 from oxmgr.supervisor.network import Networks
 from oxmgr.supervisor.process import StartError
 from oxmgr.supervisor.rights import not_in_force
-from oxmgr.supervisor.sockets import Taken
+from oxmgr.supervisor.sockets import Taken, owner_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,14 +100,15 @@ class Launcher:
 
     def _find_holder(self, instance: "Instance", taken: Taken) -> None:
         """Who has the address that it wants: a look at all processes, so not here."""
-        found: list[str] = []
+        own = owner_of(taken.address, self._trees.apps.values())
+        found: list[str] = [own] if own else []
 
         def done(error: OSError | None) -> None:
             who = found[0] if found else "somebody"
             if not instance.gone and instance.state.status == is_.STARTING and not instance.state.pid:
                 self.later(instance, SpawnFailed(f"cannot start {instance.name}: {taken}, {who} has it"))
 
-        self._background.run(lambda: found.append(holder(taken.address)), done)
+        self._background.run(lambda: None if own else found.append(holder(taken.address)), done)
 
     def _on_prepared(self, instance: "Instance", why: str) -> None:
         if instance.gone or instance.state.status != is_.STARTING or instance.state.pid:

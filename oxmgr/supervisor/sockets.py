@@ -26,12 +26,12 @@ from _socket import (
 from binascii import crc32
 
 from oxmgr.model import status as is_
-from oxmgr.model.listen import ANY, UDP, UNIX, Address, read_address
+from oxmgr.model.listen import ANY, ANY_IPV4, UDP, UNIX, Address, meet, read_address
 from oxmgr.supervisor import native
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from oxmgr.model.spec import Spec
     from oxmgr.supervisor.guard import Guard
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 SHARED = -1
 """In the place of an instance's number: of all of them."""
-ANY_IPV4 = "0.0.0.0"
 
 
 class Taken(Exception):
@@ -163,6 +162,14 @@ class Sockets:
 
 def addresses(spec: "Spec") -> list[Address]:
     return [read_address(text) for text in spec.listen]
+
+
+def owner_of(address: Address, apps: "Iterable[App]") -> str:
+    """The app that something is held for which stands in the way of that address, or ""."""
+    for app in apps:
+        if any(meet(address, read_address(place)) for place, _ in app.sockets or ()):
+            return f"the app {app.spec.name}"
+    return ""
 
 
 def held_places(instance: "Instance") -> list[str]:

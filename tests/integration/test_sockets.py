@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from oxmgr.client.connection import Refused
 from oxmgr.client.launch import daemon_argv
 from oxmgr.model.codec import replace
 from oxmgr.model.messages import Act, ReplaceDaemon
@@ -168,6 +169,18 @@ def test_a_port_that_is_taken_is_told_with_who_has_it(home: Home) -> None:
     assert ask(("127.0.0.1", port))[1] == home.pid("web")
 
 
+def test_an_address_of_another_app_is_refused(home: Home) -> None:
+    port = free_port()
+    home.apply(server(home, f"127.0.0.1:{port}"))
+    other = replace(server(home, f"[::]:{port}"), name="other")
+    with pytest.raises(Refused, match=f"web and other would both listen at \\[::\\]:{port}: give one of them another"):
+        home.apply(other)
+    # In the place of the other one: it waits for the end of that.
+    home.apply(other, prune=True)
+    home.until("other", lambda view: view.ready)
+    assert ask(("127.0.0.1", port)) == ("other", home.pid("other"))
+
+
 def test_a_unix_socket_of_a_dead_process_is_replaced_and_a_live_one_is_not(home: Home) -> None:
     path = f"{home.folder}/api.sock"
     with socket.socket(socket.AF_UNIX) as other:
@@ -189,8 +202,9 @@ def inode_of(home: Home) -> str:
     return held(home.pid("web"))[0]
 
 
-@pytest.mark.parametrize("waiting", [False, True])
-def test_sockets_survive_the_death_of_the_daemon(empty_home: Home, waiting: bool) -> None:
+@pytest.mark.parametrize("how", ["killed", "reexec"])
+@pytest.mark.parametrize("waiting", [False, True], ids=["running", "backoff"])
+def test_sockets_survive_the_daemon(empty_home: Home, waiting: bool, how: str) -> None:
     home, port = empty_home, free_port()
     home.guarded = True
     home.start_daemon()
@@ -199,7 +213,11 @@ def test_sockets_survive_the_death_of_the_daemon(empty_home: Home, waiting: bool
     if waiting:
         os.kill(pid, signal.SIGKILL)
         home.until("web", lambda view: view.status == "backoff")
-    home.kill_guarded()
+    if how == "killed":
+        home.kill_guarded()
+    else:
+        home.request(ReplaceDaemon(daemon_argv()))
+        wait_until(lambda: home.views()["web"].sockets, "the next daemon to hold it")
     if not waiting:
         assert ask(("127.0.0.1", port)) == ("web", pid)
         os.kill(pid, signal.SIGKILL)
@@ -207,7 +225,7 @@ def test_sockets_survive_the_death_of_the_daemon(empty_home: Home, waiting: bool
     assert inode_of(home) == before
 
 
-def test_sockets_survive_a_reexec(home: Home) -> None:
+def test_sockets_survive_a_reexec_without_a_guard(home: Home) -> None:
     port = free_port()
     home.apply(server(home, f"127.0.0.1:{port}"))
     pid, before = home.pid("web"), inode_of(home)

@@ -114,6 +114,30 @@ def test_what_does_not_go_together_is_refused_with_its_line(problems: Problems, 
     assert len(found) == 1 and found[0].replace("processes.", "").startswith(told), found
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "meets"),
+    [
+        ("80", "80", True),
+        ("80", "127.0.0.1:80", True),
+        ("0.0.0.0:80", "[::]:80", True),
+        ("127.0.0.1:80", "127.0.0.2:80", False),
+        ("80", "81", False),
+        ("80", "udp:80", False),
+        ("unix:/x", "a=unix:/x", True),
+        ("unix:/x", "unix:/y", False),
+    ],
+)
+def test_two_apps_cannot_listen_at_the_same_address(
+    problems: Problems, load: Load, one: str, other: str, meets: bool
+) -> None:
+    text = APP + f'listen = "{one}"\n[processes.b]\ncommand = "sleep 1"\nlisten = "{other}"\n'
+    if meets:
+        (told,) = problems(text)
+        assert told.startswith("6: processes.b.listen: app listens at ") and told.endswith(" already")
+    else:
+        assert len(load(text)) == 2
+
+
 def test_who_binds_by_himself_can_tell_that_he_listens(load: Load) -> None:
     assert load(APP + 'listen = "80"\nbind_shim = true\nready = "listen"\n')["app"].bind_shim
 
