@@ -78,9 +78,9 @@ class Sockets:
         """Those of an instance, in the order of its spec; what is not held yet is bound, what its spec does not name
         any more is closed. Taken or Refused: nothing has been bound then."""
         app, spec = instance.app, instance.app.spec
+        self._close(app, [key for key in app.sockets or () if not _is_named(key, spec)])
         held = app.sockets or {}
         wanted = _wanted(spec, instance.index)
-        self._close(app, [key for key in held if not _is_named(key, spec)])
         fresh: dict[tuple[str, int], Held] = {}
         try:
             for key, address in wanted.items():
