@@ -69,8 +69,12 @@ def ask(address: tuple[str, int] | str) -> tuple[str, int]:
 
 def held(pid: int) -> list[str]:
     """What a process has as fds 3 and up that are sockets."""
-    folder = f"/proc/{pid}/fd"
-    links = [os.readlink(f"{folder}/{fd}") for fd in sorted(map(int, os.listdir(folder))) if fd >= 3]
+    links = []
+    for fd in sorted(map(int, os.listdir(f"/proc/{pid}/fd"))):
+        try:
+            links.append(os.readlink(f"/proc/{pid}/fd/{fd}") if fd >= 3 else "")
+        except FileNotFoundError:
+            continue  # it has closed it meanwhile
     return [link for link in links if link.startswith("socket:")]
 
 
