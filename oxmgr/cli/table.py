@@ -112,5 +112,21 @@ COMMANDS = [
         complete="run stop reexec status",
         options=[Option("--group", "for run: a group whose members may use it too", "NAME"), _JSON],
     ),
+    Command(
+        "runtime",
+        "Be the first process of a container: for an oxfile, or for the command behind --",
+        words="[FILE]",
+        most=1,
+        rest=True,
+        complete="files",
+        options=[
+            Option("--exit-when", "end when any instance has ended for good, when all have, or the app of that name (all)", "any|all|NAME"),
+            Option("--rewrite", "treat a signal that comes to us as another one, or as none (0); may be given again", "SIGNAL:SIGNAL", many=True),
+            Option("--grace", "how long a stop takes at most, before what is left is killed (8)", "SECONDS"),
+            _ONLY,
+            _PROFILE,
+        ],
+        examples=["oxmgr runtime -- node server.js", "oxmgr runtime /etc/oxfile.toml --exit-when web --rewrite TERM:QUIT"],
+    ),
     Command("completion", "Print the completion script of a shell", words="bash|zsh|fish", least=1, most=1, complete="bash zsh fish", examples=["oxmgr completion bash > /etc/bash_completion.d/oxmgr"]),
 ]  # fmt: skip

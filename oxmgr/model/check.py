@@ -13,6 +13,7 @@ from oxmgr.model.spec import (
     NAME_LIMIT,
     ON_FULL,
     RESTARTS,
+    STDINS,
     STOP_MODES,
     Limits,
     Logs,
@@ -49,7 +50,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "stop_signal": (1, LAST_SIGNAL),
     "stop_timeout_ms": (0, YEAR_MS),
 }
-WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES}
+WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES, "stdin": STDINS}
 EXIT_CODES = (0, 255)
 
 LIMITS: dict[str, tuple[float, float]] = {

@@ -15,6 +15,14 @@ STARTED = "started"
 EXITED = "exited"
 CONDITIONS = (STARTED, EXITED)
 
+ANY, ALL = "any", "all"
+"""What `exit_when` may say beside an app's name."""
+
+FIFO = "fifo"
+INHERIT = "inherit"
+TERMINAL = "terminal"
+STDINS = (FIFO, INHERIT, TERMINAL)
+
 DEFAULT_NAMESPACE = "default"
 
 
@@ -104,6 +112,8 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
 
     `restart_delay_ms` None: the first crash restarts at once and 100 ms is the base of the following ones.
     `log_file` None: the file in the daemon's log folder that is named after the instance.
+    `stdin` FIFO: what oxmgr's users send it; INHERIT: the daemon's own; TERMINAL: that too, and it is in the foreground
+    of that terminal. Nothing but `oxmgr runtime` sets it.
     """
 
     name: str
@@ -129,6 +139,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     limits: Limits = NO_LIMITS
     sandbox: Sandbox = NO_SANDBOX
     logs: Logs = DEFAULT_LOGS
+    stdin: str = FIFO
 
 
 def name_error(name: str) -> str | None:

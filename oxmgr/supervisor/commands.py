@@ -123,7 +123,7 @@ class Commands:
     # --- apply ---
 
     def _apply(self, request: m.Apply, client: "Client") -> None:
-        self._check(request.specs, request.prune)
+        self.check(request.specs, request.prune)
         if request.plan_only:
             client.finish(m.Done(self._plan(request, {name: app.spec for name, app in self._fleet.apps.items()})))
             return
@@ -197,7 +197,8 @@ class Commands:
         goals.update((one, UP) for one in stay if not (one.down and _finished(one)))
         self._fleet.change_limits(limit, lambda: self._wait(client, goals, stay, changes))
 
-    def _check(self, specs: list[Spec], prune: bool) -> None:
+    def check(self, specs: list[Spec], prune: bool) -> None:
+        """Refusal when these cannot be what is desired; with `prune`, nothing but these."""
         names: set[str] = set()
         for spec in specs:
             wrong = spec_error(spec)

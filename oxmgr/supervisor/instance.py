@@ -20,14 +20,15 @@ class Instance:
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
     `pending`: a start is being prepared, `spawning` is the child that a thread makes, `outputs` what its fds 1 and 2
-    go to, one for both or one each (`wired`: by that spec), `warnings` what of its spec this host does not hold. The
-    fleet's: the others; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
+    go to, one for both or one each (`wired`: by that spec), `unstarted` the exit code that stands for a start that
+    failed, or 0, `warnings` what of its spec this host does not hold. The fleet's: the others; `gone`: it was removed;
+    `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
         *("app", "cgroup", "foreign", "generation", "gone", "index", "leaving", "limited", "network"),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("timer", "warnings", "wired", "worn"),
+        *("timer", "unstarted", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int) -> None:
@@ -48,6 +49,7 @@ class Instance:
         self.stuck = ""
         self.outputs: tuple[Output | Direct, ...] = ()
         self.wired: Spec | None = None
+        self.unstarted = 0
         self.warnings: list[str] = []
         self.started_at = 0.0
         self.ticks = 0

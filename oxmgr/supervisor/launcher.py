@@ -75,9 +75,11 @@ class Launcher:
                 instance.pending = True
                 self.networks.make(lambda fd, why: self._on_network(instance, fd, why))
             return None
+        instance.unstarted = 0
         try:
             return self._start(instance)
         except StartError as error:
+            instance.unstarted = error.exit_code
             return SpawnFailed(str(error))
 
     def _on_network(self, instance: "Instance", fd: int, why: str) -> None:
@@ -166,6 +168,7 @@ class Launcher:
             elif again and self._try_anew(instance, got):
                 self._spawn_apart(instance, again=False)
             else:
+                instance.unstarted = got.exit_code
                 self.later(instance, SpawnFailed(str(got)))
 
         instance.spawning = child

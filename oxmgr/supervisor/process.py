@@ -2,11 +2,11 @@
 
 import os
 from _signal import pidfd_send_signal
-from errno import EAGAIN, EINVAL
+from errno import EAGAIN, EINVAL, ENOENT, ENOTDIR
 from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl, ioctl
 from sys import byteorder
 
-from oxmgr.model.spec import Spec, instance_name
+from oxmgr.model.spec import FIFO, TERMINAL, Spec, instance_name
 from oxmgr.supervisor import native
 from oxmgr.supervisor.limits import rlimits
 from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.output import Direct, Output
 
 UMASK = 0o022
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _PROCESS_GROUP = 1 << 2
 """PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9): to the group that this process has founded."""
 _PIPE_BUF = 4096
@@ -25,11 +26,13 @@ _INPUT_LIMIT = 1024 * 1024
 
 
 class StartError(Exception):
-    """The program does not run; the text says what could not be done, on what, and why; `errno` is the kernel's why."""
+    """The program does not run; the text says what could not be done, on what, and why; `errno` is the kernel's why.
+    `exit_code` is what a shell would end with: 127, 126, or 0 where it did not come to be executed."""
 
-    def __init__(self, text: str, errno: int) -> None:
+    def __init__(self, text: str, errno: int, *, executing: bool = False) -> None:
         super().__init__(text)
         self.errno = errno
+        self.exit_code = 0 if not executing else NOT_FOUND if errno in (ENOENT, ENOTDIR) else NOT_EXECUTABLE
 
 
 class Process:
@@ -124,7 +127,7 @@ def start(
     name = instance_name(spec.name, index, spec.instances)
     fds: list[int] = []
     try:
-        fds.append(_open_stdin(stdin))
+        fds.append(_open_stdin(stdin) if spec.stdin == FIFO else _own_stdin())
         fds += [output.open_for_app() for output in outputs]
         # One for both, or one each.
         fds += fds[1:] if len(outputs) == 1 else []
@@ -138,12 +141,14 @@ def start(
             UMASK if spec.sandbox.umask < 0 else spec.sandbox.umask,
             cgroup=cgroup,
             network=network,
+            terminal=0 if spec.stdin == TERMINAL else -1,
             child=child,
             **rights(spec),
         )
     except native.SpawnError as error:
         what = f"{_what_failed(spec, error)}: {error.strerror}"
-        raise StartError(f"cannot start {name}: {what}", error.errno or 0) from None
+        executing = error.step == native.EXECUTE
+        raise StartError(f"cannot start {name}: {what}", error.errno or 0, executing=executing) from None
     except OSError as error:
         raise StartError(f"cannot start {name}: open {error.filename}: {error.strerror}", error.errno or 0) from None
     finally:
@@ -154,7 +159,7 @@ def start(
 
 def _what_failed(spec: Spec, error: native.SpawnError) -> str:
     on = {
-        "execute": spec.argv[0],
+        native.EXECUTE: spec.argv[0],
         "change to the folder": spec.working_dir,
         "change its user": spec.sandbox.user or str(spec.sandbox.uid),
     }
@@ -184,6 +189,14 @@ def _open_stdin(path: str) -> int:
     except FileNotFoundError:
         os.mkfifo(path, 0o600)
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def _own_stdin() -> int:
+    try:
+        return os.dup(0)
+    except OSError:
+        # The daemon was started without.
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def write_stdin(path: str, data: bytes) -> None:

@@ -3,7 +3,7 @@
 import os
 import time
 
-from oxmgr.lifecycle.machine import START, Adopted, Remains, State, Stop
+from oxmgr.lifecycle.machine import DECIDE, START, Adopted, Emptied, Remains, State, Stop
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.supervisor import cgroup, descendants, native, process
@@ -85,7 +85,7 @@ class Takeover:
                     stop.append(instance)
                 continue
             left = self._has_left(instance, old, folders.get(instance.folder, []))
-            if old is not None and old.pid:
+            if old is not None and (old.pid or (old.status == is_.STOPPING and old.then == DECIDE)):
                 ended.append((instance, old, left))
             elif left:
                 fleet.launcher.connect(instance)
@@ -204,7 +204,10 @@ class Takeover:
         else:
             state = replace(instance.state, status=is_.RUNNING, pid=seen.pid, started=time.monotonic() - age)
         fleet.take_up(instance, state)
-        fleet.ended(instance, *self._how_ended(seen), empty=not left)
+        if seen.pid:
+            fleet.ended(instance, *self._how_ended(seen), empty=not left)
+        elif not left:
+            fleet.send(instance, Emptied())
 
     def _how_ended(self, seen: "Observed") -> "End":
         """What is known of it, and nothing that is not."""
