@@ -166,6 +166,8 @@ static void tell(void) {
             message = (struct ox_guard_message){.kind = OX_KEPT};
             memcpy(message.name, kept[next_kept].name, OX_KEPT_NAME);
             fd = kept[next_kept].fd;
+        } else if (stopping) {
+            memcpy(message.name, OX_STOPPING, sizeof OX_STOPPING);
         }
         if (!send_message(&message, fd))
             return;

@@ -165,7 +165,7 @@ def _set_up(
     guard.on_lost = lambda: None if commands.ending else handover.become_guard()
     guard.join(loop)
     if runtime is None:
-        commands.start_first(start, HOLD if hold else 0.0)
+        commands.start_first([] if guard.stopping else start, HOLD if hold else 0.0)
     else:
         guard.on_signal = runtime.on_signal
         events.on_event = runtime.tell

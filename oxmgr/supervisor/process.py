@@ -2,7 +2,7 @@
 
 import os
 from _signal import pidfd_send_signal
-from errno import EAGAIN, EINVAL, ENOENT, ENOTDIR
+from errno import EAGAIN, EINVAL, ENOENT, ENOSYS, ENOTDIR, EPERM
 from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl, ioctl
 from sys import byteorder
 
@@ -271,11 +271,12 @@ def zombie_exit(pid: int) -> tuple[int | None, int | None] | None:
 
 def adopt(pid: int, ticks: int) -> Process | None:
     """An earlier daemon's main process, if that pid is still that process and it has not ended. It is our child where
-    that daemon has executed us in its place."""
+    that daemon has executed us in its place. Its `pidfd` is one, or its folder of /proc: that can be signalled by too
+    (pidfd_send_signal(2)), but tells of no end."""
     if pid <= 0 or start_ticks(pid) != ticks:
         return None
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = _open_pidfd(pid)
     except OSError:
         return None
     stat = read_stat(pid)
@@ -283,3 +284,13 @@ def adopt(pid: int, ticks: int) -> Process | None:
         return Process(pid, pidfd, child=int(stat[1]) == os.getpid())
     os.close(pidfd)
     return None
+
+
+def _open_pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno not in (ENOSYS, EPERM):
+            raise
+        # A container's filter of system calls.
+        return os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -96,6 +96,8 @@ class Runtime:
         fleet.changed = on_change
         if not self._applied:
             self._desired.commit(lambda draft: None, self._on_saved)
+        if self._guard.stopping and self._order.rewrites.get(SIGTERM, SIGTERM):
+            start = []
         if self._decided:
             self._stop()
         elif is_loopback_down():

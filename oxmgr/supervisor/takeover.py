@@ -160,13 +160,20 @@ class Takeover:
             instance.network = network_of(main.pid)
         instance.started_at, instance.ticks = seen.started_at, seen.ticks
         if not main.child:
-            self._loop.add(main.pidfd, READ, lambda events: self._on_end(instance, main, events))
+            self._hear_of(instance, main)
         age = max(0.0, time.time() - seen.started_at)
         if seen.status == is_.STOPPING:
             fleet.take_up(instance, self._stopping(instance, seen, age))
         else:
             fleet.send(instance, Adopted(main.pid, age))
         return True
+
+    def _hear_of(self, instance: "Instance", main: Process) -> None:
+        try:
+            self._loop.add(main.pidfd, READ, lambda events: self._on_end(instance, main, events))
+        except PermissionError:
+            # No pidfd, but a folder of /proc (epoll_ctl(2)): it is the guard that tells of its end.
+            self._silent.add(main.pidfd)
 
     def _stopping(self, instance: "Instance", seen: "Observed", age: float) -> State:
         """As the earlier daemon had it: what was to follow follows, and what is wanted is started."""
