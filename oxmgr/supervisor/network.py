@@ -47,7 +47,7 @@ def is_loopback_down() -> bool:
             held = next(int(line.split()[1], 16) for line in file if line.startswith(b"CapEff"))
     except OSError:
         return False
-    return not found[_NAME_SIZE] & _IFF_UP and bool(held & capability_mask(["NET_ADMIN"]))
+    return not found[_NAME_SIZE] & _IFF_UP and bool(held & capability_mask(["CAP_NET_ADMIN"]))
 
 
 class Networks:

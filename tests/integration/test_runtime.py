@@ -21,6 +21,12 @@ from tests.integration.conftest import COMMAND
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
 
+# The interpreter may be below a folder that is root's alone: this one right lets the user come there, and no more.
+SEARCH = "dac_read_search"
+USER = [
+    *("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"),
+    *("--inh-caps", f"+{SEARCH}", "--ambient-caps", f"+{SEARCH}"),
+]
 DENY = [sys.executable, str(REPOSITORY / "tests/kernel/deny.py")]
 READ_ONLY = "mount -t tmpfs none /dev/shm && mount -o remount,bind,ro / && "
 
@@ -75,7 +81,13 @@ class Container:
 
     def until(self, text: str) -> str:
         """All that was printed, as soon as that is in it."""
-        self._read(lambda: text.encode() in self.printed, text)
+        self._read(lambda: text in self.text, text)
+        assert text in self.text, self.text
+        return self.text
+
+    @property
+    def text(self) -> str:
+        """What was printed, as its lines."""
         return self.printed.decode(errors="replace").replace("\r\n", "\n")
 
     def code(self) -> int:
@@ -108,9 +120,12 @@ class Container:
         return {one["name"]: one for one in json.loads(self.run(COMMAND, "list", "--json"))}
 
     def daemon(self) -> int:
-        """Its pid out here."""
+        """Its pid out here, 0 when there is none that has come so far as to have its name."""
         assert self.init >= 0
-        return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
+        for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            if Path(f"/proc/{pid}/comm").read_text() == "oxmgr\n":
+                return int(pid)
+        return 0
 
     def kill_daemon(self) -> None:
         """And wait until the next one answers."""
@@ -118,7 +133,7 @@ class Container:
         handle = os.pidfd_open(before)
         signal.pidfd_send_signal(handle, signal.SIGKILL)
         os.close(handle)
-        wait_until(lambda: self.answers() and self.daemon() != before, "the next daemon answers")
+        wait_until(lambda: self.answers() and self.daemon() not in (0, before), "the next daemon answers")
 
     def answers(self) -> bool:
         try:
@@ -510,7 +525,9 @@ def test_a_command_that_ends_while_there_is_no_daemon_ends_the_container(contain
 
 
 def test_a_daemon_killed_while_the_rest_ends_does_not_start_the_command_again(each: Container) -> None:
-    each.start("--grace", "60", *sh(f"echo up; (trap 'echo asked' TERM; trap 'exit' USR1; {LOOP}) & exit 4"))
+    rest = f"(trap 'echo asked' TERM; trap exit USR1; echo up; {LOOP})"
+    each.start("--grace", "60", *sh(f"trap 'exit 4' USR2; {rest} & {LOOP}")).until("up")
+    each.kill(signal.SIGUSR2)
     each.until("asked")
     each.kill_daemon()
     each.home.until("sh", lambda view: view.status == "stopping")
@@ -568,12 +585,14 @@ def start_on_terminal(container: Container, *words: str) -> None:
 def test_a_shell_has_job_control(container: Container, keys: Callable[[str], object]) -> None:
     start_on_terminal(container, "--", "bash", "--norc", "--noprofile", "-i")
     container.until("$ " if os.getuid() else "# ")
-    keys("echo on-$((1+1)); cat\n")
-    container.until("on-2")
+    shell = os.tcgetpgrp(container._reading)
+    keys("cat\n")
+    wait_until(lambda: os.tcgetpgrp(container._reading) != shell, "cat is in the foreground")
     keys("\x1a")
     container.until("Stopped")
     keys("echo back-$((2+2)); fg\n")
     container.until("back-4")
+    wait_until(lambda: os.tcgetpgrp(container._reading) != shell, "cat is in the foreground again")
     keys("\x03")
     keys("\nkill -9 %1 2>/dev/null; echo end-$((3+3)); exit 9\n")
     container.until("end-6")
@@ -639,12 +658,11 @@ def test_without_cgroups(container: Container, how: str) -> None:
 def test_a_user_without_a_home(container: Container) -> None:
     for key in ("OXMGR_HOME", "HOME"):
         del container.env[key]
-    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-    container.wrap = ["sh", "-c", 'mount -t tmpfs -o mode=1777 none /dev/shm && exec "$@"', "sh", *user]
+    container.wrap = ["sh", "-c", 'mount -t tmpfs -o mode=1777 none /dev/shm && exec "$@"', "sh", *USER]
     container.start(*sh(f"trap 'exit 13' USR2; echo up; {LOOP}"))
     assert "/dev/shm/oxmgr-65534" in container.until("up\n")
     assert container.init >= 0
-    assert json.loads(container.run(*user, COMMAND, "list", "--json"))[0]["status"] == "running"
+    assert json.loads(container.run(*USER, COMMAND, "list", "--json"))[0]["status"] == "running"
     container.kill(signal.SIGUSR2)
     assert container.code() == 13
 
@@ -653,8 +671,7 @@ def test_a_place_in_memory_that_another_has_made_is_not_taken(container: Contain
     for key in ("OXMGR_HOME", "HOME"):
         del container.env[key]
     trap = "mkdir /dev/shm/oxmgr-65534 && chmod 777 /dev/shm/oxmgr-65534"
-    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-    container.wrap = ["sh", "-c", f'mount -t tmpfs -o mode=1777 none /dev/shm && {trap} && exec "$@"', "sh", *user]
+    container.wrap = ["sh", "-c", f'mount -t tmpfs -o mode=1777 none /dev/shm && {trap} && exec "$@"', "sh", *USER]
     container.start(*sh("echo up"))
     assert container.code() == 2 and b"not a folder of ours alone" in container.printed
 
@@ -664,7 +681,7 @@ def test_few_file_descriptors(container: Container) -> None:
     container.start(*sh(f"trap 'exit 14' USR2; ulimit -n; echo up; {LOOP}"))
     assert "256\n" in container.until("up\n")
     before = container.wait_until_up().home.pid("sh")
-    subprocess.run(["prlimit", "--pid", str(container.pid), "--nofile=16:16"], check=True)
+    subprocess.run(["prlimit", "--pid", str(container.pid), "--nofile=16:256"], check=True)
     container.kill_daemon()
     assert container.home.pid("sh") == before
     assert container.run(sys.executable, "-I", "-S", "-c", ORPHANS) == "zombies 0\n"
