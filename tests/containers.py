@@ -56,11 +56,12 @@ class Container:
 
     def start(self, *words: str, stdin: int = subprocess.DEVNULL, terminal: int | None = None) -> "Container":
         """`terminal`: the end of one that it is to have, as its controlling one."""
-        argv = ["unshare", "--fork", "--kill-child", *self.namespaces, *self.wrap, *self.program, *words]
+        leader = ["setsid", "-c"] if terminal is not None else []
+        argv = ["unshare", "--fork", "--kill-child", *self.namespaces, *leader, *self.wrap, *self.program, *words]
         if terminal is None:
             self._reading, writing = os.pipe()
         else:
-            argv, stdin, writing = ["setsid", "-c", "-w", *argv], terminal, terminal
+            stdin = writing = terminal
         self.unshare = subprocess.Popen(argv, env=self.env, stdin=stdin, stdout=writing, stderr=writing)
         os.close(writing)
         return self
