@@ -30,7 +30,8 @@ WHICH_PROGRAM = (("working_dir",), ("env_file",), (keys.VARIABLES, "PATH"))
 
 TOP = ("processes", "defaults", "exit_when")
 
-WHERE_IT_PRINTS = (("log_file",), ("error_log_file",), ("logs", "sink"))
+WHERE_IT_PRINTS = (("log_file",), ("error_log_file",), ("logs", "sink"), ("logs", "format"))
+"""The last is for files alone."""
 
 Table = dict[str, object]
 

@@ -43,7 +43,7 @@ import os, signal, time
 reading, writing = os.pipe()
 if os.fork() == 0:
     if os.fork() == 0:
-        os.setsid()
+        if APART: os.setsid()
         def on(number, frame):
             os.write(2, b'asked'); time.sleep(0.2); os.write(2, b' and done'); os._exit(0)
         signal.signal(15, on)
@@ -55,7 +55,7 @@ os.read(reading, 1)
 time.sleep(0.1 if STOPPED else 0)
 os._exit(5)
 """
-GROUP = f"""trap 'echo main; exit 0' TERM; (trap 'echo child; exit 0' TERM; echo up; {LOOP}) & {LOOP}"""
+GROUP = f"""trap 'wait; exit 0' TERM; (trap 'echo child; exit 0' TERM; echo up; {LOOP}) & {LOOP}"""
 
 
 class Try:
@@ -83,7 +83,7 @@ class Try:
 
 
 def exit_codes(one: Try) -> str:
-    """of `exit 7`, `kill -9 $$`, no such program, a file that is not executable"""
+    """exit codes: `exit 7`, `kill -9 $$`, no such program, a file that is not executable"""
     codes = []
     for words in (["sh", "-c", "exit 7"], ["sh", "-c", "kill -9 $$; sleep 9"], ["no-such-program"], ["/etc/passwd"]):
         again = Try(one.name)
@@ -141,7 +141,7 @@ def to_the_group(one: Try) -> str:
     return "yes" if _comes(container, "child") else "no"
 
 
-def _comes(container: Container, text: str, seconds: float = 1.0) -> bool:
+def _comes(container: Container, text: str, seconds: float = 2.0) -> bool:
     end = time.monotonic() + seconds
     while text not in container.text and select.select([container._reading], [], [], max(0, end - time.monotonic()))[0]:
         data = os.read(container._reading, 4096)
@@ -152,21 +152,26 @@ def _comes(container: Container, text: str, seconds: float = 1.0) -> bool:
 
 
 def left_over(one: Try) -> str:
-    """what the command leaves behind, in a session of its own: asked by TERM, and waited for"""
-    return _left(one, "False")
+    """what the command leaves behind in its process group: asked by TERM, and waited for"""
+    return _left(one, apart=False, stopped=False)
+
+
+def left_over_apart(one: Try) -> str:
+    """the same in a session of its own"""
+    return _left(one, apart=True, stopped=False)
 
 
 def left_over_stopped(one: Try) -> str:
     """the same when it is stopped (SIGSTOP)"""
-    return _left(one, "True")
+    return _left(one, apart=True, stopped=True)
 
 
-def _left(one: Try, stopped: str) -> str:
-    container = one.python(LEFT.replace("STOPPED", stopped))
+def _left(one: Try, *, apart: bool, stopped: bool) -> str:
+    container = one.python(LEFT.replace("STOPPED", str(stopped)).replace("APART", str(apart)))
     code = container.code()
     assert code == 5, code
     said = container.text
-    return {"": "killed unasked", "asked": "asked, not waited for", "asked and done": "yes"}.get(said, said)
+    return {"": "killed at once", "asked": "asked, not waited for", "asked and done": "yes"}.get(said, said)
 
 
 def stubborn(one: Try) -> str:
@@ -183,7 +188,7 @@ def stubborn(one: Try) -> str:
 
 
 def job_control(one: Try) -> str:
-    """on a terminal: `bash -i` has job control, Ctrl-C comes once"""
+    """on a terminal: `bash -i` has job control"""
     ours, its = pty.openpty()
     container = one.container
     container._reading = ours
@@ -195,7 +200,7 @@ def job_control(one: Try) -> str:
     os.write(ours, b"cat\n")
     wait_until(lambda: os.tcgetpgrp(ours) not in (0, shell), "cat is in the foreground")
     os.write(ours, b"\x1a")
-    stopped = _comes(container, "Stopped")
+    stopped = _comes(container, "Stopped", PATIENCE)
     return "yes" if stopped else "no"
 
 
@@ -247,7 +252,17 @@ def start(one: Try) -> str:
 
 
 SCENARIOS: list[Callable[[Try], str]] = [
-    *(exit_codes, orphans, orphans_from_outside, passed_on, rewritten, to_the_group, left_over, left_over_stopped),
+    *(
+        exit_codes,
+        orphans,
+        orphans_from_outside,
+        passed_on,
+        rewritten,
+        to_the_group,
+        left_over,
+        left_over_apart,
+        left_over_stopped,
+    ),
     *(stubborn, job_control, what_it_gets, parent_killed, memory, start),
 ]
 
