@@ -125,7 +125,7 @@ class Desired:
         return found
 
     def assume(self, change: "Callable[[Draft], None]") -> None:
-        """What the change makes is desired from now on, and comes to be on the disk with the next commit."""
+        """What the change makes is desired from now on; to be followed by a commit of it."""
         draft = Draft(self.apps, self.environs)
         change(draft)
         self.apps, self.environs = draft.apps, draft.environs

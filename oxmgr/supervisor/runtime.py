@@ -29,8 +29,8 @@ PASSED_ON = (SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH)
 TYPED = (SIGHUP, SIGINT, SIGQUIT)
 APPLIED = "applied"
 ENDING = "ending "
-"""What the guard keeps: that what is desired is saved, and that the end has begun, with which code behind it. A stop by
-SIGTERM it knows itself."""
+"""What the guard keeps: that the apps of the order are desired, and that the end has begun, with which code behind it.
+A stop by SIGTERM it knows itself."""
 HURRY_AGAIN = 0.5
 REST = 1.0
 """Seconds that what is no app's has at the end, whatever the apps took, unless the grace is shorter."""
@@ -95,7 +95,8 @@ class Runtime:
 
         fleet.changed = on_change
         if not self._applied:
-            self._desired.commit(lambda draft: None, self._on_saved)
+            # That the disk did not take it is no reason to do it again: the guard has it then (oxmgr.supervisor.spare).
+            self._desired.commit(self._change, lambda error: self._guard.keep(APPLIED, self._fd))
         if self._guard.stopping and self._order.rewrites.get(SIGTERM, SIGTERM):
             start = []
         if self._decided:
@@ -111,10 +112,6 @@ class Runtime:
         if why:
             log(f"the loopback is down: {why}")
         self._commands.start_first(start, 0.0)
-
-    def _on_saved(self, error: OSError | None) -> None:
-        if error is None:
-            self._guard.keep(APPLIED, self._fd)
 
     # --- signals ---
 
@@ -175,7 +172,10 @@ class Runtime:
         else:
             over = instance.app.spec.name == ends and all(map(self._is_over, instance.app.instances.values()))
         if over:
-            self._code, self._decided = exit_code(instance), True
+            # One that waits in vain has ended nothing: that was what it waits for.
+            ended = [one for one in self._fleet if one.state.status in (is_.EXITED, is_.ERRORED)]
+            last = instance if instance in ended or not ended else max(ended, key=lambda one: one.state.ended)
+            self._code, self._decided = exit_code(last), True
             self._guard.keep(f"{ENDING}{self._code}", self._fd)
             self._stop()
 

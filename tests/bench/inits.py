@@ -199,6 +199,9 @@ def job_control(one: Try) -> str:
         return "no"
     os.write(ours, b"cat\n")
     wait_until(lambda: os.tcgetpgrp(ours) not in (0, shell), "cat is in the foreground")
+    os.write(ours, b"both\n")
+    if not _comes(container, "both\nboth\n", PATIENCE):
+        return "no"
     os.write(ours, b"\x1a")
     stopped = _comes(container, "Stopped", PATIENCE)
     return "yes" if stopped else "no"
