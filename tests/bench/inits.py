@@ -228,16 +228,15 @@ def parent_killed(one: Try) -> str:
 
 
 def memory(one: Try) -> str:
-    """memory of the init with all its processes, idle (PSS)"""
+    """memory of the init with all its processes, idle: RSS"""
     container = one.sh(f"echo up; {LOOP}")
     container.until("up")
     assert container.init >= 0
-    pids = [container.pid] + ([container.daemon()] if one.name == "oxmgr" else [])
     total = 0
-    for pid in pids:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return f"{total / 1024:.1f} MB" if total >= 1024 else f"{total} KB"
+    for pid in [container.pid] + ([container.daemon()] if one.name == "oxmgr" else []):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    return f"{total / 1024:.1f} MB"
 
 
 def start(one: Try) -> str:
