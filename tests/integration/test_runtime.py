@@ -361,6 +361,17 @@ def test_a_killed_daemon_ends_neither_the_container_nor_the_command(each: Contai
     assert each.printed == b"up\n"
 
 
+def test_a_replaced_daemon_knows_that_it_is_a_containers(each: Container) -> None:
+    each.start("--rewrite", "USR1:USR2", *sh(f"trap 'exit 23' USR2; echo up; {LOOP}")).until("up")
+    before = each.wait_until_up().home.pid("sh")
+    for _ in range(2):
+        each.run(COMMAND, "daemon", "reexec")
+    each.kill_daemon()
+    assert each.home.pid("sh") == before
+    each.kill(signal.SIGUSR1)
+    assert each.code() == 23
+
+
 def test_a_command_that_ends_while_there_is_no_daemon_ends_the_container(container: Container) -> None:
     container.start(*sh(f"trap 'exit 22' USR2; echo up; {LOOP}")).until("up")
     container.wait_until_up()
@@ -533,9 +544,9 @@ def test_a_place_in_memory_that_another_has_made_is_not_taken(container: Contain
 
 
 def test_few_file_descriptors(container: Container) -> None:
-    container.wrap = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh"]
+    container.wrap = ["sh", "-c", 'ulimit -Sn 16; ulimit -Hn 256; exec "$@"', "sh"]
     container.start(*sh(f"trap 'exit 14' USR2; ulimit -n; echo up; {LOOP}"))
-    assert "256\n" in container.until("up\n")
+    assert container.until("up\n") == "16\nup\n"
     before = container.wait_until_up().home.pid("sh")
     subprocess.run(["prlimit", "--pid", str(container.pid), "--nofile=16:256"], check=True)
     container.kill_daemon()
