@@ -184,7 +184,7 @@ def test_a_term_that_comes_while_it_starts_is_not_lost(container: Container) -> 
 
     def blocks() -> bool:
         status = Path(f"/proc/{container.pid}/status").read_text()
-        return bool(int(re.findall(r"^SigBlk:\s+(\w+)", status, re.MULTILINE)[0], 16) & 1 << 14)
+        return bool(int(re.findall(r"^SigBlk:\s+(\w+)", status, re.MULTILINE)[0], 16) & 1 << signal.SIGUSR1 - 1)
 
     assert container.init >= 0
     wait_until(blocks, "it minds signals")
