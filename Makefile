@@ -7,7 +7,7 @@ FUZZ_FILES = tests/faults/fuzz_format.c csrc/format.c
 FUZZ_FLAGS = -std=gnu11 -D_GNU_SOURCE -g -O1 -fno-sanitize-recover=all
 C_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-sign-conversion -Werror
 
-.PHONY: run stop test lint native-test kernel-test bench bench-peers campaign reexec-campaign fuzz clean help
+.PHONY: run stop test lint native-test kernel-test bench bench-peers bench-inits campaign reexec-campaign fuzz clean help
 
 help:
 	@echo "make run          build, start examples/quickstart, kill an instance, show the downtime"
@@ -17,6 +17,7 @@ help:
 	@echo "make kernel-test  the tests that need root and cgroup v2, in a small VM; ARGS='-k NAME' for some of them"
 	@echo "make bench        the figures of docs/benchmarks.md"
 	@echo "make bench-peers  the same lines through other loggers"
+	@echo "make bench-inits  the same scenarios as a container's first process: oxmgr, tini, dumb-init; as root"
 	@echo "make campaign     3,000,000 lines, 200 kills of the daemon, a full disk: each line once, in order"
 	@echo "make reexec-campaign  the daemon is replaced 1,000 times under load: same pids, each line once, nothing leaked"
 	@echo "make fuzz         the formatter of logs with random bytes, under the sanitizers"
@@ -67,6 +68,9 @@ bench: .venv/.dev
 
 bench-peers: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.peers
+
+bench-inits: .venv/.dev
+	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.inits
 
 campaign: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.faults.campaign $(ARGS)

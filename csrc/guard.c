@@ -194,6 +194,8 @@ static int say_hello(void) {
         return 0;
     struct ox_guard_message message = {
         .kind = OX_LISTED, .value = (int32_t)told_kept, .a = OX_GUARD_VERSION, .b = (uint64_t)CALL(SYS_getpid, 0)};
+    if (stopping)
+        memcpy(message.name, OX_STOPPING, sizeof OX_STOPPING);
     if (!send_message(&message, -1))
         return 0;
     saying_hello = QUIET;

@@ -17,6 +17,7 @@ enum {
     OX_STEP_MEMORY,
     OX_STEP_CLONE,
     OX_STEP_SESSION,
+    OX_STEP_TERMINAL,
     OX_STEP_SIGNALS,
     OX_STEP_CGROUP,
     OX_STEP_NETWORK,
@@ -42,7 +43,8 @@ enum {
  * The child's environment is env, and of base what env does not name. argv[0] without a slash is looked up in the
  * child's own PATH, after the change to the folder. fds[i] becomes the child's fd i, and it gets no other. limits
  * holds nlimits triples of (resource, soft, hard). The child leads a session of its own, with every signal unblocked
- * and at its default action.
+ * and at its default action; with a terminal that is our session's, a process group of our session instead, which that
+ * terminal has in its foreground.
  *
  * With mounts, it has a mount namespace of its own, into which the host's later mounts come, and out of which none
  * goes. Each is a letter and a path: r, from there on read-only; t, an empty folder that anybody may write to (tmpfs);
@@ -58,6 +60,7 @@ struct ox_request {
     unsigned mask;      /* umask */
     int cgroup;         /* an fd of its folder in cgroup v2; -1: ours */
     int network;        /* an fd of a network namespace; -1: ours; -2: one of its own */
+    int terminal;       /* an fd; -1: none */
     const char *mounts; /* packed */
     size_t mounts_size;
     int nice;          /* or OX_UNSET */

@@ -18,7 +18,7 @@ COMMANDS = [
         "Start everything in the oxfile, an app by its name, a script, or a command line",
         words="[TARGET… | FILE | COMMAND]",
         most=None,
-        rest=True,
+        rest="ARGS…",
         complete="targets files",
         options=[
             Option("--name", "what to call it", "NAME"),
@@ -112,6 +112,22 @@ COMMANDS = [
         most=1,
         complete="run stop reexec status",
         options=[Option("--group", "for run: a group whose members may use it too", "NAME"), _JSON],
+    ),
+    Command(
+        "runtime",
+        "Be the first process of a container: for an oxfile, or for the command behind --",
+        words="[FILE]",
+        most=1,
+        rest="COMMAND…",
+        complete="files",
+        options=[
+            Option("--exit-when", "when it all ends: with the first, the last (all), or that app", "any|all|NAME"),
+            Option("--rewrite", "treat a signal as another, or as none (0); may be given again", "SIGNAL:SIGNAL", many=True),
+            Option("--grace", "how long a stop takes at most, then it is killed (8)", "SECONDS"),
+            _ONLY,
+            _PROFILE,
+        ],
+        examples=["oxmgr runtime -- node server.js", "oxmgr runtime /etc/oxfile.toml --exit-when web --rewrite TERM:QUIT"],
     ),
     Command("completion", "Print the completion script of a shell", words="bash|zsh|fish", least=1, most=1, complete="bash zsh fish", examples=["oxmgr completion bash > /etc/bash_completion.d/oxmgr"]),
 ]  # fmt: skip

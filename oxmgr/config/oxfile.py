@@ -20,7 +20,7 @@ from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.graph import find_cycle, start_order
 from oxmgr.model.logpaths import shared_logs
 from oxmgr.model.places import find_places
-from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
+from oxmgr.model.spec import ALL, ALWAYS, ANY, NEVER, ON_FAILURE, Spec, name_error
 
 FILE = "oxfile.toml"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -36,6 +36,11 @@ MAKERS = {
 
 WHICH_PROGRAM = (("working_dir",), ("env_file",), (keys.VARIABLES, "PATH"))
 """The keys that decide which file a command's first word is."""
+
+TOP = ("processes", "defaults", "exit_when")
+
+WHERE_IT_PRINTS = (("log_file",), ("error_log_file",), ("logs", "sink"), ("logs", "format"))
+"""The last is for files alone."""
 
 Table = dict[str, object]
 
@@ -78,6 +83,11 @@ def load_oxfile(
     `environ` is the caller's, for `$VAR` and for PATH. `caller`: by whose rights it is judged what an app may ask for;
     None: those of this process.
     """
+    read, data = _open(path, environ, profile, caller or this_caller())
+    return read.load(data, only)
+
+
+def _open(path: str, environ: dict[str, str], profile: str | None, caller: Caller) -> "tuple[_Oxfile, Table]":
     try:
         with open(path, "rb") as file:
             text = file.read().decode()
@@ -89,7 +99,17 @@ def load_oxfile(
         raise error("is not UTF-8 text", f"{path}:{line}") from None
     except tomllib.TOMLDecodeError as failed:
         raise _syntax_error(path, text, failed) from None
-    return _Oxfile(path, text, environ, profile, caller or this_caller()).load(data, only)
+    return _Oxfile(path, text, environ, profile, caller), data
+
+
+def load_for_container(
+    path: str, *, environ: dict[str, str], profile: str | None = None, only: list[str] | None = None
+) -> tuple[list[Spec], str]:
+    """The apps, whose lines go to standard output where the file does not say where they go; and exit_when."""
+    read, data = _open(path, environ, profile, this_caller())
+    read.sink = "stdout"
+    specs = read.load(data, only)
+    return specs, read.exit_when
 
 
 def _syntax_error(path: str, text: str, failed: tomllib.TOMLDecodeError) -> ConfigError:
@@ -123,6 +143,8 @@ class _Oxfile:
         self.caller = caller
         self.problems: list[Problem] = []
         self.depends: dict[str, list[str]] = {}
+        self.sink: str | None = None
+        self.exit_when = ALL
 
     # --- the file ---
 
@@ -130,9 +152,11 @@ class _Oxfile:
         for key in data:
             if key in keys.LATER_TOP:
                 self.fail((key,), "is not in this version of oxmgr: take it out")
-            elif key not in ("processes", "defaults"):
-                self.fail((key,), f"unknown key{nearest(key, ['processes', 'defaults'])}")
+            elif key not in TOP:
+                self.fail((key,), f"unknown key{nearest(key, list(TOP))}")
         tables = self.table(data.get("processes", {}), ("processes",))
+        if "exit_when" in data:
+            self.read_exit_when(data["exit_when"], list(tables))
         defaults = self.layer(data.get("defaults", {}), ("defaults",), keys.ONLY_APP)
         if not tables and not self.problems:
             self.fail(("processes",), "no app: write a [processes.NAME] table with a command")
@@ -165,6 +189,14 @@ class _Oxfile:
             raise ConfigError(list(dict.fromkeys(self.problems)))
         order = start_order(self.depends)
         return [specs[name] for name in order if not only or name in only]
+
+    def read_exit_when(self, value: object, names: list[str]) -> None:
+        if not isinstance(value, str):
+            self.fail(("exit_when",), expected(f"{ANY!r}, {ALL!r} or the name of an app", value))
+        elif value not in (ANY, ALL, *names):
+            self.fail(("exit_when",), f"there is no app {value}{nearest(value, [ANY, ALL, *names])}")
+        else:
+            self.exit_when = value
 
     def check_profile(self, tables: Table) -> None:
         if self.profile is None:
@@ -219,6 +251,8 @@ class _Oxfile:
                 merged.pop(("restart",), None)
                 merged.pop(("restart_on_exit",), None)
             merged.update(layer)
+        if self.sink is not None and merged.keys().isdisjoint(WHERE_IT_PRINTS):
+            merged["logs", "sink"] = Placed(self.sink, place)
         return merged
 
     def layer(self, value: object, place: Path, not_here: frozenset[str]) -> Layer:

@@ -21,6 +21,7 @@ GATE = "gate"
 SPAWN = "spawn"
 SIGNAL = "signal"
 KILL = "kill"
+END_REST = "end rest"
 
 KILL_AGAIN = 1.0
 """Seconds after which what a SIGKILL has not yet ended (a process inside the kernel) gets another."""
@@ -44,10 +45,10 @@ class State(Struct, frozen=True, gc=False):
     """Where an instance stands.
 
     `then` is what follows a stop: nothing, START, DECIDE (its main process had ended by itself and the rest of its tree
-    is being killed), or FAIL (it is ended because it does not do its work: `cause` says what is wrong). `crashes`
-    counts failures in a row, `streak` restarts in a row, `restarts` and `oom_kills` those since the last reset.
-    `exit_code`, `signal` and `cause` (what more is known of it) are the last main process's, which ended at `ended`.
-    `reason` says why it is so.
+    is being ended), or FAIL (it is ended because it does not do its work: `cause` says what is wrong). `killed`: its
+    tree was sent SIGKILL. `crashes` counts failures in a row, `streak` restarts in a row, `restarts` and `oom_kills`
+    those since the last reset. `exit_code`, `signal` and `cause` (what more is known of it) are the last main
+    process's, which ended at `ended`. `reason` says why it is so.
     """
 
     status: str = is_.STOPPED
@@ -56,6 +57,7 @@ class State(Struct, frozen=True, gc=False):
     started: float = 0.0
     deadline: float | None = None
     then: str = ""
+    killed: bool = False
     restarts: int = 0
     crashes: int = 0
     streak: int = 0
@@ -319,8 +321,7 @@ def _spawn_failed(state: State, event: SpawnFailed, spec: Spec, now: float, roll
 def _remains(state: State, event: Remains, spec: Spec, now: float, roll: float) -> Step:
     reason = "what an earlier daemon left of it is being killed"
     then = START if state.desired else ""
-    killing = replace(state, status=is_.STOPPING, pid=0, then=then, deadline=now + KILL_AGAIN, reason=reason)
-    return killing, (Note("killed", reason), KILL)
+    return _killing(replace(state, pid=0, then=then), reason, now)
 
 
 def _exceeded(state: State, event: Exceeded, spec: Spec, now: float, roll: float) -> Step:
@@ -338,7 +339,7 @@ def _restart(state: State, event: Event, spec: Spec, now: float, roll: float) ->
 
 def _stopping(state: State, then: str, spec: Spec, now: float) -> Step:
     deadline = now + spec.stop_timeout_ms / 1000.0
-    stopping = replace(state, status=is_.STOPPING, deadline=deadline, then=then, reason="")
+    stopping = replace(state, status=is_.STOPPING, deadline=deadline, then=then, killed=False, reason="")
     return stopping, (Note("stopping"), SIGNAL)
 
 
@@ -351,12 +352,15 @@ def _start_after_stop(state: State, event: Event, spec: Spec, now: float, roll: 
 
 
 def _kill(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
-    again = replace(state, deadline=now + KILL_AGAIN)
-    if state.reason:
-        return again, (KILL,)
+    if state.killed:
+        return replace(state, deadline=now + KILL_AGAIN), (KILL,)
     waited = now - ((state.deadline or now) - spec.stop_timeout_ms / 1000.0)
-    reason = f"still there {waited:.1f} s after {signal_name(spec.stop_signal)}"
-    return replace(again, reason=reason), (Note("killed", reason), KILL)
+    return _killing(state, f"still there {waited:.1f} s after {signal_name(spec.stop_signal)}", now)
+
+
+def _killing(state: State, reason: str, now: float) -> Step:
+    killing = replace(state, status=is_.STOPPING, deadline=now + KILL_AGAIN, killed=True, reason=reason)
+    return killing, (Note("killed", reason), KILL)
 
 
 def _ended(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
@@ -384,9 +388,13 @@ def _ended_by_itself(state: State, event: Exited, spec: Spec, now: float, roll: 
         state = replace(state, crashes=0, streak=0)
     if event.empty:
         return _decide(state, spec, now, roll)
-    reason = "its main process ended, the rest of its tree is being killed"
-    rest = replace(state, status=is_.STOPPING, then=DECIDE, deadline=now + KILL_AGAIN, reason=reason)
-    return rest, (Note("killed", reason), KILL)
+    state = replace(state, then=DECIDE)
+    if not _is_final(state, spec):
+        # It is to run again, and not to wait for what it has left.
+        return _killing(state, "its main process ended, the rest of its tree is being killed", now)
+    rest, _ = _stopping(state, DECIDE, spec, now)
+    reason = "its main process ended, the rest of its tree is being stopped"
+    return replace(rest, reason=reason), (Note("stopping", reason), END_REST)
 
 
 def _stopped_main(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
@@ -413,12 +421,25 @@ def _emptied(state: State, event: Event, spec: Spec, now: float, roll: float) ->
 
 
 def _decide(state: State, spec: Spec, now: float, roll: float) -> Step:
-    code, reason = state.exit_code, state.cause or describe_end(state.exit_code, state.signal)
-    final = code in spec.stop_exit_codes
-    if final or spec.restart == NEVER or (code == 0 and spec.restart != ALWAYS):
+    reason = state.cause or describe_end(state.exit_code, state.signal)
+    if _is_done(state, spec):
         done = replace(state, status=is_.EXITED, deadline=None, then="", reason=reason)
         return done, (Note("exited", reason),)
-    return _again(state, spec, now, roll, failed=code != 0, reason=reason)
+    return _again(state, spec, now, roll, failed=state.exit_code != 0, reason=reason)
+
+
+def _is_done(state: State, spec: Spec) -> bool:
+    code = state.exit_code
+    return code in spec.stop_exit_codes or spec.restart == NEVER or (code == 0 and spec.restart != ALWAYS)
+
+
+def _is_too_much(crashes: int, spec: Spec) -> bool:
+    return bool(spec.max_restarts) and crashes >= spec.max_restarts
+
+
+def _is_final(state: State, spec: Spec) -> bool:
+    """Whether no restart follows its end."""
+    return _is_done(state, spec) or (state.exit_code != 0 and _is_too_much(state.crashes + 1, spec))
 
 
 def _again(
@@ -428,7 +449,7 @@ def _again(
     crashes = state.crashes + 1 if failed else 0
     ended = Note("crashed" if failed else "exited", reason)
     state = replace(state, crashes=crashes, then="")
-    if failed and spec.max_restarts and crashes >= spec.max_restarts:
+    if failed and _is_too_much(crashes, spec):
         times = "once" if crashes == 1 else f"{crashes} times in a row"
         given_up, effects = _give_up(state, f"failed {times}, max_restarts is {spec.max_restarts}: {reason}")
         return given_up, (ended, *effects)

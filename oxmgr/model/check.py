@@ -15,6 +15,7 @@ from oxmgr.model.spec import (
     READY_FORMS,
     READY_WORDS,
     RESTARTS,
+    STDINS,
     STOP_MODES,
     HealthCheck,
     Hooks,
@@ -56,7 +57,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "stop_signal": (1, LAST_SIGNAL),
     "stop_timeout_ms": (0, YEAR_MS),
 }
-WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES}
+WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES, "stdin": STDINS}
 HEALTH: dict[str, tuple[float, float]] = {
     "interval_secs": (0.1, 86_400),
     "timeout_secs": (0.1, 3600),

@@ -8,7 +8,7 @@ final reply. A client may send further requests on the same connection, one at a
 import os
 
 from oxmgr.model.codec import Struct
-from oxmgr.model.spec import Spec
+from oxmgr.model.spec import ALL, Spec
 
 # --- exit codes of the command line, and so the `code` of Failed ---
 
@@ -139,6 +139,24 @@ Request = (
     | ReplaceDaemon
     | StopDaemon
 )
+
+
+# --- what is not said at the socket ---
+
+
+class Runtime(Struct, tag="runtime"):
+    """What `oxmgr runtime` has the daemon do that it starts, in a file in memory.
+
+    All ends when ANY instance has ended for good, or ALL of them have, or those of the app that `exit_when` names.
+    `rewrites` maps a signal to the one that it is treated as, 0: nothing is done. `grace` is how many seconds a stop
+    takes at most. `alone`: the one app is a command that takes our place, and not one of a file.
+    """
+
+    apply: Apply
+    exit_when: str = ALL
+    rewrites: dict[int, int] = {}
+    grace: float = 8.0
+    alone: bool = False
 
 
 # --- replies ---

@@ -20,6 +20,14 @@ READY_WORDS = (STARTED, "notify", "node", "listen")
 READY_FORMS = ("fd:", "tcp:", "http://", "log:", "command:")
 """How an app says that it is ready: one of the words, or what follows one of the forms."""
 
+ANY, ALL = "any", "all"
+"""What `exit_when` may say beside an app's name."""
+
+FIFO = "fifo"
+INHERIT = "inherit"
+TERMINAL = "terminal"
+STDINS = (FIFO, INHERIT, TERMINAL)
+
 DEFAULT_NAMESPACE = "default"
 
 
@@ -149,6 +157,8 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     `max_unavailable` is how many instances a reload replaces at a time.
     `restart_delay_ms` None: the first crash restarts at once and 100 ms is the base of the following ones.
     `log_file` None: the file in the daemon's log folder that is named after the instance.
+    `stdin` FIFO: what oxmgr's users send it; INHERIT: the daemon's own; TERMINAL: that too, and it is in the foreground
+    of that terminal. Nothing but `oxmgr runtime` sets it.
     """
 
     name: str
@@ -179,6 +189,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     logs: Logs = DEFAULT_LOGS
     health_check: HealthCheck = NO_HEALTH_CHECK
     hooks: Hooks = NO_HOOKS
+    stdin: str = FIFO
 
 
 def name_error(name: str) -> str | None:

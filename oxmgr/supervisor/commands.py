@@ -128,7 +128,7 @@ class Commands:
     # --- apply ---
 
     def _apply(self, request: m.Apply, client: "Client") -> None:
-        self._check(request.specs, request.prune)
+        self.check(request.specs, request.prune)
         if request.reload:
             self._refuse_when_rolling(spec.name for spec in request.specs)
         if request.plan_only:
@@ -210,7 +210,8 @@ class Commands:
         goals.update((one, UP) for one in stay if not (one.down and _finished(one)) and one not in replace_them)
         self._fleet.change_limits(limit, lambda: self._wait(client, goals, stay, changes, rolls=replace_them))
 
-    def _check(self, specs: list[Spec], prune: bool) -> None:
+    def check(self, specs: list[Spec], prune: bool) -> None:
+        """Refusal when these cannot be what is desired; with `prune`, nothing but these."""
         names: set[str] = set()
         for spec in specs:
             wrong = spec_error(spec)

@@ -15,7 +15,7 @@ from oxmgr.supervisor import native
 from oxmgr.supervisor.aging import Aging
 from oxmgr.supervisor.background import Background
 from oxmgr.supervisor.cgroup import open_cgroups
-from oxmgr.supervisor.commands import Commands
+from oxmgr.supervisor.commands import Commands, Refusal
 from oxmgr.supervisor.control import Server
 from oxmgr.supervisor.desired import Desired
 from oxmgr.supervisor.eventfile import EventFile
@@ -30,6 +30,7 @@ from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.process import read_stat
+from oxmgr.supervisor.runtime import Runtime
 from oxmgr.supervisor.spare import Spare
 from oxmgr.supervisor.takeover import Takeover, restore
 from oxmgr.supervisor.trees import Trees
@@ -58,7 +59,7 @@ def main(options: dict[str, str]) -> int:
     the socket as well. To the fd `told` goes one line: empty when the daemon answers, else why it does not. `hold`:
     nothing is started before the command that has started this daemon has said what it wants. `lock`,
     `control` and `files` are from a daemon that has executed us in its place: the home's lock, the socket that listens,
-    and the limit on open files that it was given.
+    and the limit on open files that it was given. `first` is the file of `oxmgr runtime`, which each daemon of it gets.
     `check`: only say whether we could go on with what is there."""
     os.umask(0o077)
     told = int(options.get("told", "-1"))
@@ -71,13 +72,15 @@ def main(options: dict[str, str]) -> int:
         log = Log(places.daemon_log)
         guard.say = log
         guard.fetch()
-        first = guard.claim("told")
-        told = first if first >= 0 else told
+        kept = guard.claim("told")
+        told = kept if kept >= 0 else told
+        runtime = _runtime(options, guard)
         _make_run_folder(places, int(options.get("group", "-1")))
         lock = _take_lock(places, guard, int(options.get("lock", "-1")))
         state_lock = _lock_state(places)
-        run = _set_up(places, options, lock, state_lock, log, guard, hold=told >= 0 and options.get("hold") == "1")
-    except (OSError, ValueError, CannotStart) as error:
+        hold = told >= 0 and options.get("hold") == "1"
+        run = _set_up(places, options, lock, state_lock, log, guard, runtime, hold=hold)
+    except (OSError, ValueError, CannotStart, Refusal) as error:
         why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
         _tell(told, f"the daemon cannot start: {why}")
         if isinstance(error, Busy):
@@ -86,8 +89,7 @@ def main(options: dict[str, str]) -> int:
     _tell(told, "")
     guard.forget("told")
     guard.answers()
-    run()
-    return 0
+    return run()
 
 
 class CannotStart(Exception):
@@ -99,8 +101,16 @@ class Busy(CannotStart):
 
 
 def _set_up(
-    places: Places, options: dict[str, str], lock: int, state_lock: int, log: Log, guard: Guard, *, hold: bool
-) -> "Callable[[], None]":
+    places: Places,
+    options: dict[str, str],
+    lock: int,
+    state_lock: int,
+    log: Log,
+    guard: Guard,
+    runtime: "Runtime | None",
+    *,
+    hold: bool,
+) -> "Callable[[], int]":
     log(f"oxmgr {__version__}, pid {os.getpid()}")
     given = _raise_fd_limit(int(options.get("files", "-1")))
     group = int(options.get("group", "-1"))
@@ -137,6 +147,10 @@ def _set_up(
     handover.control = server.fd
     guard.keep(CONTROL, server.fd)
 
+    if runtime is not None:
+        runtime.want(desired, commands)
+        if runtime.fresh:
+            past = Past()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
     restore(fleet, past.seen, same_boot=past.same_boot)
@@ -150,10 +164,15 @@ def _set_up(
     guard.on_signal = lambda number, typed: _on_signals([number], fleet, commands)
     guard.on_lost = lambda: None if commands.ending else handover.become_guard()
     guard.join(loop)
-    commands.start_first(start, HOLD if hold else 0.0)
+    if runtime is None:
+        commands.start_first([] if guard.stopping else start, HOLD if hold else 0.0)
+    else:
+        guard.on_signal = runtime.on_signal
+        events.on_event = runtime.tell
+        runtime.begin(fleet, commands, loop, log, start)
     handover.renew_guard()
 
-    def run() -> None:
+    def run() -> int:
         loop.run()
         guard.forget(CONTROL)
         server.stop_listening()
@@ -165,14 +184,22 @@ def _set_up(
         outputs.compressor.end()
         cgroups.close()
         log("ended")
-        guard.end(0)
+        code = 0 if runtime is None else runtime.final_code()
+        guard.end(code, 0.0 if runtime is None else runtime.rest)
         guard.forget(LOCK)
         os.close(lock)
         if state_lock >= 0:
             os.close(state_lock)
         server.hang_up()
+        return code
 
     return run
+
+
+def _runtime(options: dict[str, str], guard: Guard) -> "Runtime | None":
+    # No lock is kept: nobody has supervised here since the guard began.
+    fresh = LOCK not in guard.kept and "lock" not in options
+    return Runtime(int(options["first"]), guard, fresh=fresh) if "first" in options else None
 
 
 def _make_folders(places: Places) -> None:

@@ -20,11 +20,13 @@ KEPT = 256
 
 
 class Events:
-    """`recent` are (sequence number, frame); `followers` are called with each frame as it comes."""
+    """`recent` are (sequence number, frame); `followers` are called with each frame as it comes, `on_event` with what
+    is in it."""
 
     def __init__(self, file: "EventFile", log: "Log") -> None:
         self.recent: list[tuple[int, bytes]] = [(event.seq, frame(encode(event))) for event in file.recent()[-KEPT:]]
         self.followers: list[Callable[[bytes], None]] = []
+        self.on_event: Callable[[Event], object] = lambda event: None
         self._seq = self.recent[-1][0] if self.recent else 0
         self._file = file
         self._log = log
@@ -55,4 +57,5 @@ class Events:
             del self.recent[:KEPT]
         for follower in list(self.followers):
             follower(sent)
+        self.on_event(event)
         self._log(" ".join(filter(None, (event.instance or event.app or "daemon", kind, reason))))

@@ -8,6 +8,7 @@ import time
 
 from oxmgr.lifecycle.dependencies import Dependency, unmet
 from oxmgr.lifecycle.machine import (
+    END_REST,
     GATE,
     KILL,
     SIGNAL,
@@ -337,6 +338,8 @@ class Fleet:
                 self._signal_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
+        if effect == END_REST:
+            self.trees.signal(instance, instance.app.spec.stop_signal, "tree")
         if effect == KILL:
             self.launcher.kill_start(instance)
             if not self.trees.kill(instance) and instance.spawning is None:

@@ -26,6 +26,7 @@ NAME_SIZE = 88
 """Bytes of a name, with a final NUL."""
 HELLO, KEEP, FORGET, TAKEN, END, REPLACE, ANSWERS = 1, 2, 3, 4, 5, 6, 7
 KEPT, LISTED, EXIT, SIGNAL, REFUSED, BEGINS = 16, 17, 18, 19, 20, 21
+STOPPING = "stopping"
 FD = 3
 """Ours, when it has started us."""
 PATIENCE = 5.0
@@ -55,7 +56,8 @@ def unpack(data: bytes) -> tuple[int, int, int, int, str]:
 class Guard:
     """`kept` are the fds that an earlier daemon had it keep, ours from `fetch` on; `exits` those that it told of then.
     `on_exits`, `on_signal` (a number, and whether a terminal's key has sent it) and `on_lost` are called from the
-    loop. `copies` are those that it keeps, by our own numbers."""
+    loop. `copies` are those that it keeps, by our own numbers. `stopping`: a SIGTERM came to
+    it before we were there, of which it tells again."""
 
     def __init__(self, fd: int) -> None:
         self.kept: dict[str, int] = {}
@@ -63,6 +65,7 @@ class Guard:
         self.exits: list[Exit] = []
         self.pid = 0
         self.version = 0
+        self.stopping = False
         self.on_exits: Callable[[list[Exit]], object] = lambda ends: None
         self.on_signal: Callable[[int, bool], object] = lambda number, typed: None
         self.on_lost: Callable[[], object] = lambda: None
@@ -222,7 +225,7 @@ class Guard:
             # Those before were told to whom we were executed in the place of, and are told again.
             self.exits.clear()
         elif kind == LISTED:
-            self._listed, self.version, self.pid = True, a, b
+            self._listed, self.version, self.pid, self.stopping = True, a, b, name == STOPPING
             if value > len(self.kept):
                 self.say(f"the guard keeps {value} fds, but only {len(self.kept)} of them fit in here")
         elif kind == EXIT:

@@ -26,10 +26,11 @@ class Instance:
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
     `pending`: a start is being prepared, `prepared`: what is run before it has been, `spawning` is the child that a
-    thread makes, `outputs` what its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `warnings`
-    what of its spec this host does not hold, `marks` where in its log files this run begins. The fleet's: the others;
-    `extra`: it is not the one that users see, but one that it has replaced, or that is to replace it; `gone`: it was
-    removed; `stuck` is why it cannot be killed, or "".
+    thread makes, `outputs` what its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `unstarted`
+    the exit code that stands for a start that failed, or 0, `warnings` what of its spec this host does not hold,
+    `marks` where in its log files this run begins. The fleet's: the others; `extra`: it is not the one that users see,
+    but one that it has replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot be killed,
+    or "".
     """
 
     __slots__ = (
@@ -47,7 +48,7 @@ class Instance:
             "prepared",
         ),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "prepared", "run", "timer", "warnings", "wired", "worn"),
+        *("extra", "run", "timer", "unstarted", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -71,6 +72,7 @@ class Instance:
         self.stuck = ""
         self.outputs: tuple[Output | Direct, ...] = ()
         self.wired: Spec | None = None
+        self.unstarted = 0
         self.warnings: list[str] = []
         self.marks: dict[str, int] = NO_MARKS
         self.started_at = 0.0

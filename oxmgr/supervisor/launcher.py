@@ -85,9 +85,11 @@ class Launcher:
                 instance.pending = True
                 self.networks.make(lambda fd, why: self._on_network(instance, fd, why))
             return None
+        instance.unstarted = 0
         try:
             return self._start(instance)
         except StartError as error:
+            instance.unstarted = error.exit_code
             return SpawnFailed(str(error))
 
     def _on_prepared(self, instance: "Instance", why: str) -> None:
@@ -108,8 +110,8 @@ class Launcher:
                 os.close(fd)
             return
         instance.network = fd
-        if instance.state.status != is_.STARTING:
-            # It was stopped meanwhile; the network waits for its next start.
+        if instance.state.status != is_.STARTING or instance.state.pid:
+            # It was stopped or started anew meanwhile; the network waits for its next start.
             return
         if fd < 0:
             event: Event | None = SpawnFailed(f"cannot start {instance.name}: make a private network: {why}")
@@ -191,6 +193,7 @@ class Launcher:
             elif again and self._try_anew(instance, got):
                 self._spawn_apart(instance, again=False)
             else:
+                instance.unstarted = got.exit_code
                 self.later(instance, SpawnFailed(str(got)))
 
         instance.spawning = child

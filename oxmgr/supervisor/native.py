@@ -7,10 +7,12 @@ from errno import EINVAL
 
 from oxmgr._native import ffi, lib
 
+EXECUTE = "execute"
 _STEPS = {
     lib.OX_STEP_MEMORY: "prepare the start",
     lib.OX_STEP_CLONE: "make a process",
     lib.OX_STEP_SESSION: "start a session",
+    lib.OX_STEP_TERMINAL: "take the terminal",
     lib.OX_STEP_SIGNALS: "reset the signals",
     lib.OX_STEP_CGROUP: "enter its cgroup",
     lib.OX_STEP_NETWORK: "enter its network namespace",
@@ -26,7 +28,7 @@ _STEPS = {
     lib.OX_STEP_USER: "change its user",
     lib.OX_STEP_CAPABILITIES: "set its capabilities",
     lib.OX_STEP_FOLDER: "change to the folder",
-    lib.OX_STEP_EXEC: "execute",
+    lib.OX_STEP_EXEC: EXECUTE,
 }
 
 OWN_NETWORK = -2
@@ -81,6 +83,7 @@ def spawn(
     *,
     cgroup: int = -1,
     network: int = -1,
+    terminal: int = -1,
     mounts: bytes = b"",
     nice: int | None = None,
     oom_score_adj: int | None = None,
@@ -104,7 +107,7 @@ def spawn(
     request.mounts_size = len(mounts)
     request.folder, request.fds, request.limits, request.groups = kept[4:]
     request.nfds, request.nlimits, request.ngroups = len(fds), len(limits) // 3, len(groups or ())
-    request.mask, request.cgroup, request.network = umask, cgroup, network
+    request.mask, request.cgroup, request.network, request.terminal = umask, cgroup, network, terminal
     request.nice = lib.OX_UNSET if nice is None else nice
     request.oom_score_adj = lib.OX_UNSET if oom_score_adj is None else oom_score_adj
     request.uid, request.gid = uid, gid

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
-RESTARTING_KEYS = ("argv", "working_dir", "env", "sandbox")
+RESTARTING_KEYS = ("argv", "working_dir", "env", "sandbox", "stdin")
 """A change of any other key needs no new process, but for one of logs that changes what its fds 1 and 2 are."""
 
 

@@ -2,11 +2,11 @@
 
 import os
 from _signal import pidfd_send_signal
-from errno import EAGAIN, EINVAL
+from errno import EAGAIN, EINVAL, ENOENT, ENOSYS, ENOTDIR, EPERM
 from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl, ioctl
 from sys import byteorder
 
-from oxmgr.model.spec import Spec, instance_name
+from oxmgr.model.spec import FIFO, TERMINAL, Spec, instance_name
 from oxmgr.supervisor import native
 from oxmgr.supervisor.limits import rlimits
 from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.output import Direct, Output
 
 UMASK = 0o022
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _PROCESS_GROUP = 1 << 2
 """PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9): to the group that this process has founded."""
 _PIPE_BUF = 4096
@@ -25,11 +26,13 @@ _INPUT_LIMIT = 1024 * 1024
 
 
 class StartError(Exception):
-    """The program does not run; the text says what could not be done, on what, and why; `errno` is the kernel's why."""
+    """The program does not run; the text says what could not be done, on what, and why; `errno` is the kernel's why.
+    `exit_code` is what a shell would end with: 127, 126, or 0 where it did not come to be executed."""
 
-    def __init__(self, text: str, errno: int) -> None:
+    def __init__(self, text: str, errno: int, *, executing: bool = False) -> None:
         super().__init__(text)
         self.errno = errno
+        self.exit_code = 0 if not executing else NOT_FOUND if errno in (ENOENT, ENOTDIR) else NOT_EXECUTABLE
 
 
 class Process:
@@ -125,7 +128,7 @@ def start(
     name = instance_name(spec.name, index, spec.instances)
     fds: list[int] = []
     try:
-        fds.append(_open_stdin(stdin))
+        fds.append(_open_stdin(stdin) if spec.stdin == FIFO else _own_stdin())
         fds += [output.open_for_app() for output in outputs]
         # One for both, or one each.
         fds += fds[1:] if len(outputs) == 1 else []
@@ -139,12 +142,14 @@ def start(
             UMASK if spec.sandbox.umask < 0 else spec.sandbox.umask,
             cgroup=cgroup,
             network=network,
+            terminal=0 if spec.stdin == TERMINAL else -1,
             child=child,
             **rights(spec),
         )
     except native.SpawnError as error:
         what = f"{_what_failed(spec, error)}: {error.strerror}"
-        raise StartError(f"cannot start {name}: {what}", error.errno or 0) from None
+        executing = error.step == native.EXECUTE
+        raise StartError(f"cannot start {name}: {what}", error.errno or 0, executing=executing) from None
     except OSError as error:
         raise StartError(f"cannot start {name}: open {error.filename}: {error.strerror}", error.errno or 0) from None
     finally:
@@ -155,7 +160,7 @@ def start(
 
 def _what_failed(spec: Spec, error: native.SpawnError) -> str:
     on = {
-        "execute": spec.argv[0],
+        native.EXECUTE: spec.argv[0],
         "change to the folder": spec.working_dir,
         "change its user": spec.sandbox.user or str(spec.sandbox.uid),
     }
@@ -188,6 +193,14 @@ def _open_stdin(path: str) -> int:
     except FileNotFoundError:
         os.mkfifo(path, 0o600)
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def _own_stdin() -> int:
+    try:
+        return os.dup(0)
+    except OSError:
+        # The daemon was started without.
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def write_stdin(path: str, data: bytes) -> None:
@@ -262,11 +275,12 @@ def zombie_exit(pid: int) -> tuple[int | None, int | None] | None:
 
 def adopt(pid: int, ticks: int) -> Process | None:
     """An earlier daemon's main process, if that pid is still that process and it has not ended. It is our child where
-    that daemon has executed us in its place."""
+    that daemon has executed us in its place. Its `pidfd` is one, or its folder of /proc: that can be signalled by too
+    (pidfd_send_signal(2)), but tells of no end."""
     if pid <= 0 or start_ticks(pid) != ticks:
         return None
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = _open_pidfd(pid)
     except OSError:
         return None
     stat = read_stat(pid)
@@ -274,3 +288,13 @@ def adopt(pid: int, ticks: int) -> Process | None:
         return Process(pid, pidfd, child=int(stat[1]) == os.getpid())
     os.close(pidfd)
     return None
+
+
+def _open_pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno not in (ENOSYS, EPERM):
+            raise
+        # A container's filter of system calls.
+        return os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -3,7 +3,7 @@
 import os
 import time
 
-from oxmgr.lifecycle.machine import START, Adopted, Remains, State, Stop
+from oxmgr.lifecycle.machine import DECIDE, START, Adopted, Emptied, Remains, State, Stop
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import STARTED
@@ -90,7 +90,7 @@ class Takeover:
                     stop.append(instance)
                 continue
             left = self._has_left(instance, old, folders.get(instance.folder, []))
-            if old is not None and old.pid:
+            if old is not None and (old.pid or (old.status == is_.STOPPING and old.then == DECIDE)):
                 ended.append((instance, old, left))
             elif left:
                 fleet.launcher.connect(instance)
@@ -182,7 +182,7 @@ class Takeover:
             instance.network = network_of(main.pid)
         instance.started_at, instance.ticks = seen.started_at, seen.ticks
         if not main.child:
-            self._loop.add(main.pidfd, READ, lambda events: self._on_end(instance, main, events))
+            self._hear_of(instance, main)
         age = max(0.0, time.time() - seen.started_at)
         if seen.status == is_.STOPPING:
             fleet.take_up(instance, self._stopping(instance, seen, age))
@@ -190,6 +190,13 @@ class Takeover:
             ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
             fleet.send(instance, Adopted(main.pid, age, ready))
         return True
+
+    def _hear_of(self, instance: "Instance", main: Process) -> None:
+        try:
+            self._loop.add(main.pidfd, READ, lambda events: self._on_end(instance, main, events))
+        except PermissionError:
+            # No pidfd, but a folder of /proc (epoll_ctl(2)): it is the guard that tells of its end.
+            self._silent.add(main.pidfd)
 
     def _stopping(self, instance: "Instance", seen: "Observed", age: float) -> State:
         """As the earlier daemon had it: what was to follow follows, and what is wanted is started."""
@@ -227,7 +234,10 @@ class Takeover:
         else:
             state = replace(instance.state, status=is_.RUNNING, pid=seen.pid, started=time.monotonic() - age)
         fleet.take_up(instance, state)
-        fleet.ended(instance, *self._how_ended(seen), empty=not left)
+        if seen.pid:
+            fleet.ended(instance, *self._how_ended(seen), empty=not left)
+        elif not left:
+            fleet.send(instance, Emptied())
 
     def _how_ended(self, seen: "Observed") -> "End":
         """What is known of it, and nothing that is not."""

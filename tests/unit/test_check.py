@@ -14,7 +14,7 @@ from oxmgr.model import check
 from oxmgr.model.capabilities import capability_names
 from oxmgr.model.check import spec_error
 from oxmgr.model.signals import signal_number
-from oxmgr.model.spec import HealthCheck, Hooks, Limits, Logs, Sandbox, Spec
+from oxmgr.model.spec import STDINS, HealthCheck, Hooks, Limits, Logs, Sandbox, Spec
 
 
 def spec(name: str = "app", command: str = "x", argv: Any = ("x",), working_dir: str = "/", **rest: Any) -> Spec:
@@ -81,6 +81,7 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(stop_signal=99), "stop_signal: expected 1 to 64, got 99"),
         (spec(stop_signal=0), "stop_signal"),
         (spec(stop_mode="all"), "stop_mode: expected 'group', 'main', 'tree', got 'all'"),
+        (spec(stdin="tty"), "stdin: expected 'fifo', 'inherit', 'terminal', got 'tty'"),
         (spec(restart="maybe"), "restart: expected"),
         (spec(stop_exit_codes=[0, 256]), "stop_exit_codes: expected 0 to 255, got 256"),
         (spec(depends_on={"db": "up"}), "depends_on.db: expected 'started', 'ready', 'exited', got 'up'"),
@@ -214,7 +215,8 @@ def test_the_bounds_are_those_of_the_keys() -> None:
     assert {"uid": (-1, ID_LIMIT), "gid": (-1, ID_LIMIT), "umask": (umask.low - 1, umask.high)} == check.SANDBOX
     codes = keys.KEYS["stop_exit_codes"]
     assert (codes.low, codes.high) == check.EXIT_CODES
-    assert {key.name: key.choices for key in keys.KEYS.values() if key.kind == "choice"} == check.WORDS
+    own_words = {key.name: key.choices for key in keys.KEYS.values() if key.kind == "choice"}
+    assert own_words | {"stdin": STDINS} == check.WORDS, "stdin is no key"
 
 
 def test_a_hundred_specs_are_checked_in_a_few_milliseconds() -> None:

@@ -231,6 +231,35 @@ def test_what_an_earlier_daemon_left_is_ended_before_anything_starts() -> None:
         assert state.status == then
 
 
+def test_what_is_left_after_an_end_for_good_is_asked_to_end_and_only_then_killed() -> None:
+    spec = make_spec(restart=NEVER, stop_timeout_ms=500)
+    state, effects = run(spec, *RUNNING, m.Exited(4, None, empty=False))
+    assert state.status == is_.STOPPING and state.deadline == 100.5 and effects[-1] == m.END_REST
+    ended, _ = run(spec, m.Emptied(), state=state)
+    assert ended.status == is_.EXITED and ended.exit_code == 4
+    state, effects = run(spec, m.Tick(), state=state, now=100.5)
+    assert notes(effects) == ["killed"] and effects[-1] == m.KILL
+    state, effects = run(spec, m.Tick(), state=state, now=101.5)
+    assert effects == [m.KILL]
+    ended, _ = run(spec, m.Emptied(), state=state)
+    assert ended.status == is_.EXITED
+
+
+def test_an_end_is_for_good_when_no_restart_follows() -> None:
+    for keys, code, final in (
+        ({"restart": ON_FAILURE}, 0, True),
+        ({"restart": ON_FAILURE}, 1, False),
+        ({"restart": ALWAYS}, 0, False),
+        ({"restart": ALWAYS, "stop_exit_codes": [3]}, 3, True),
+        ({"max_restarts": 1}, 1, True),
+        ({"max_restarts": 2}, 1, False),
+    ):
+        state, effects = run(make_spec(**keys), *RUNNING, m.Exited(code, None, empty=False))
+        assert effects[-1] == (m.END_REST if final else m.KILL)
+        ended, _ = run(make_spec(**keys), m.Emptied(), state=state)
+        assert (ended.status in is_.DOWN) == final
+
+
 def test_a_start_that_takes_its_time_can_be_stopped_meanwhile() -> None:
     state, _ = run(make_spec(), m.Start(), m.Go(), m.Stop())
     assert state.status == is_.STOPPING
@@ -328,6 +357,7 @@ class Life(RuleBasedStateMachine):
         self.spawn_works = True
         self.spawn_takes_time = False
         self.preparing = False
+        self.ends_for_good = False
         self.pids = 0
 
     @initialize(spec=specs)
@@ -349,6 +379,7 @@ class Life(RuleBasedStateMachine):
         if effect == m.SPAWN:
             assert not self.main and not self.rest, "started while something of it lived"
             assert self.wanted, "started although nobody wanted it to run"
+            assert not self.ends_for_good, "nobody had to wait for its rest"
             if not self.spawn_works:
                 return m.SpawnFailed("no such file")
             if self.spawn_takes_time:
@@ -359,6 +390,9 @@ class Life(RuleBasedStateMachine):
             return m.Spawned(self.main)
         if effect == m.SIGNAL and not self.main:
             return m.Emptied()
+        if effect == m.END_REST:
+            assert self.rest and not self.main
+            self.ends_for_good = True
         if effect == m.GATE:
             return m.Hold("waits for db") if self.blocked else m.Go()
         if effect == m.KILL and not self.main:
@@ -374,12 +408,12 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def start(self) -> None:
-        self.wanted = True
+        self.wanted, self.ends_for_good = True, False
         self.send(m.Start())
 
     @rule()
     def restart(self) -> None:
-        self.wanted = True
+        self.wanted, self.ends_for_good = True, False
         self.send(m.Restart())
 
     @rule(keep=st.booleans())
@@ -449,7 +483,7 @@ class Life(RuleBasedStateMachine):
     def start_is_prepared(self, works: bool) -> None:
         """The launcher starts it if that is what is still waited for, else it only keeps what it has prepared."""
         self.preparing = False
-        if self.state.status != is_.STARTING:
+        if self.state.status != is_.STARTING or self.main:
             return
         if works:
             assert not self.main and not self.rest

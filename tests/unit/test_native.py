@@ -1,12 +1,14 @@
 """The extension: what a child is born with, and how ends are learnt. Also run under the sanitizers."""
 
 import errno
+import fcntl
 import os
 import resource
 import select
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -302,3 +304,32 @@ def test_the_exit_of_somebody_elses_child_is_told_or_refused_but_never_invented(
     except OSError as error:
         assert error.errno in (errno.ENOTTY, errno.EINVAL), "a kernel before 6.15"
     os.close(pidfd)
+
+
+def test_with_a_terminal_a_child_leads_a_group_of_our_session_in_its_foreground() -> None:
+    """In a session that has one; without, in any group of its own."""
+    ours, its = os.openpty()
+    leader = os.fork()
+    if leader == 0:
+        code = 1
+        try:
+            os.setsid()
+            fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+            # In the background at first, as a daemon is.
+            script = 'test "$(ps -o pgid= -p $$)" -eq $$ && test "$(ps -o tpgid= -p $$)" -eq $$ && ps -o sid= -p $$'
+            pid, pidfd = spawn("sh", "-c", f'test "$({script})" -eq {os.getpid()}', fds=[its, 1, 2], terminal=its)
+            code = wait(pid, pidfd)[0] or 0
+        finally:
+            os._exit(code)
+    os.close(its)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(leader, 0)[1]) == 0
+    finally:
+        os.close(ours)
+    null = os.open("/dev/null", os.O_RDWR)
+    try:
+        session = os.getsid(0)
+        script = f'test "$(ps -o pgid= -p $$)" -eq $$ && test "$(ps -o sid= -p $$)" -eq {session}'
+        assert wait(*spawn("sh", "-c", script, fds=[null, 1, 2], terminal=null)) == (0, None)
+    finally:
+        os.close(null)
