@@ -100,7 +100,8 @@ class GetEnv(Struct, tag="env"):
 
 
 class GetEvents(Struct, tag="events"):
-    """The last `limit` events with a sequence number over `after`; then, with `follow`, each as it happens."""
+    """The last `limit` of the events that are kept and have a number over `after`; then, with `follow`, each as it
+    happens, or as soon as the client takes it."""
 
     after: int = 0
     limit: int = 100
@@ -257,14 +258,18 @@ class DaemonView(Struct, tag="daemon"):
     guard: int | None = None
 
 
-class Event(Struct, tag="event", omit_defaults=True, gc=False):
-    """Something that happened. `seq` rises by one; `at` is Unix time in seconds.
+APP_EVENTS = ("added", "changed", "deleted")
+INSTANCE_EVENTS = (
+    *("waiting", "started", "crashed", "exited", "oom", "limit", "backoff", "stopping", "killed"),
+    *("stopped", "errored", "adopted", "signalled", "reset", "alert-failed"),
+)
+DAEMON_EVENTS = ("daemon-started", "daemon-replaced", "daemon-stopping")
+EVENT_KINDS = APP_EVENTS + INSTANCE_EVENTS + DAEMON_EVENTS
 
-    Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `crashed` `exited` `oom` (the kernel killed of it,
-    memory had run out) `limit` (it is above a soft limit) `backoff` `stopping` `killed` `stopped` `errored` `adopted`
-    `signalled` `reset` (an instance); `daemon-started` `daemon-replaced` `daemon-stopping` (the
-    daemon).
-    """
+
+class Event(Struct, tag="event", omit_defaults=True, gc=False):
+    """Something that happened. `seq` rises by one, from daemon to daemon; `at` is Unix time in seconds, `kind` one of
+    EVENT_KINDS."""
 
     seq: int
     at: float
@@ -277,11 +282,17 @@ class Event(Struct, tag="event", omit_defaults=True, gc=False):
     reason: str = ""
 
 
+class EventsLost(Struct, tag="events-lost"):
+    """So many events before the next one are not kept any more: the client was too slow, or came too late."""
+
+    count: int
+
+
 class EventsEnd(Struct, tag="events-end"):
     """All past events were sent. With `follow`, those behind this frame are live."""
 
 
-Reply = Hello | Failed | Progress | Instances | Done | Env | DaemonView | Event | EventsEnd
+Reply = Hello | Failed | Progress | Instances | Done | Env | DaemonView | Event | EventsLost | EventsEnd
 
 
 # --- files ---
