@@ -10,7 +10,7 @@ import os
 import sys
 
 DAEMON = "supervise"
-HELPERS = ("compress", "network")
+HELPERS = ("alert", "compress", "network")
 INTERRUPTED = 130
 
 

@@ -258,10 +258,10 @@ class DaemonView(Struct, tag="daemon"):
     guard: int | None = None
 
 
-APP_EVENTS = ("added", "changed", "deleted")
+APP_EVENTS = ("added", "changed", "deleted", "alert-failed")
 INSTANCE_EVENTS = (
     *("waiting", "started", "crashed", "exited", "oom", "limit", "backoff", "stopping", "killed"),
-    *("stopped", "errored", "adopted", "signalled", "reset", "alert-failed"),
+    *("stopped", "errored", "adopted", "signalled", "reset"),
 )
 DAEMON_EVENTS = ("daemon-started", "daemon-replaced", "daemon-stopping")
 EVENT_KINDS = APP_EVENTS + INSTANCE_EVENTS + DAEMON_EVENTS
@@ -293,6 +293,50 @@ class EventsEnd(Struct, tag="events-end"):
 
 
 Reply = Hello | Failed | Progress | Instances | Done | Env | DaemonView | Event | EventsLost | EventsEnd
+
+
+# --- to the helper that sends alerts ---
+
+
+class Alert(Struct):
+    """What a webhook or command gets, as JSON, in this order of keys.
+
+    `text` says it in a line. `kind` is one of ALERT_KINDS; `seq`, `exit_code`, `signal` and `reason` are the last
+    event's, `time` is when that was (RFC 3339). `count` is how often it has happened since the last message of that
+    kind, `instances` how often to each (the last so many). `stdout` and `stderr` are the last lines that `instance` had
+    printed by then. `version` is oxmgr's.
+    """
+
+    text: str
+    kind: str
+    app: str
+    instance: str
+    namespace: str
+    host: str
+    time: str
+    seq: int
+    reason: str
+    exit_code: int | None
+    signal: str | None
+    restarts: int
+    count: int
+    instances: dict[str, int]
+    stdout: list[str]
+    stderr: list[str]
+    version: str
+
+
+class SendAlert(Struct):
+    """To whom: `webhook` with `headers`, or else `command` in `working_dir`. `at` is Unix time in seconds; `logs` are
+    the files of stdout and stderr, of which there may be none. The helper fills in what `alert` lacks."""
+
+    alert: Alert
+    at: float
+    logs: list[str] = []
+    webhook: str = ""
+    headers: dict[str, str] = {}
+    command: list[str] = []
+    working_dir: str = "/"
 
 
 # --- files ---

@@ -25,7 +25,7 @@ ENDS = ("crashed", "exited", "stopped", "errored", "oom")
 
 class Events:
     """`recent` are the frames of the last ones, the very last that of number `last`; the older ones are in `file`.
-    `feeds` hear of each as it comes, and `heard` is called with each that is about an instance."""
+    `feeds` hear of each as it comes, and `heard` is called with each."""
 
     def __init__(self, file: "EventFile", log: "Log") -> None:
         found = file.recent()[-KEPT:]
@@ -33,7 +33,7 @@ class Events:
         self.last = file.count_from(found[-1].seq if found else 0)
         self.recent: list[bytes] = []
         self.feeds: list[Feed] = []
-        self.heard: Callable[[Event, Instance, State], None] = lambda event, instance, state: None
+        self.heard: Callable[[Event, Instance | None, State | None], None] = lambda event, instance, state: None
         self._log = log
         for event in found:
             # What could not be written is nowhere; those here are in a row.
@@ -76,5 +76,4 @@ class Events:
         for feed in list(self.feeds):
             feed.hear()
         self._log(" ".join(filter(None, (event.instance or event.app or "daemon", kind, reason))))
-        if instance is not None and state is not None:
-            self.heard(event, instance, state)
+        self.heard(event, instance, state)
