@@ -187,8 +187,9 @@ def test_a_webhook_that_hangs_keeps_nothing_waiting_and_does_not_outlive_the_dae
     wait_until(lambda: hooks.count("/hang"), "the one that hangs")
     home.apply(home.sh("api", "exit 1", alerts=Alerts(webhook=hooks.url("/ok")), restart_delay_ms=100_000))
     wait_until(lambda: hooks.count("/ok"), "the other")
+    wait_until(lambda: len(helpers(home)) == 1, "the end of the other's helper")
     sending = helpers(home)
-    assert sending and home.stop_daemon() == 0
+    assert home.stop_daemon() == 0
     # A zombie has no program any more; the fixture of every test waits for it.
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in sending), "the end of its helpers")
     assert "1 alerts were not sent: deaf" in Path(home.places.daemon_log).read_text()
