@@ -9,7 +9,7 @@ import pytest
 
 from oxmgr.model.messages import Alert, SendAlert
 from oxmgr.supervisor import messenger
-from oxmgr.supervisor.files import Health
+from oxmgr.supervisor.health import Health
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.messenger import HELPERS, RETRIES, WAITING, WAITING_EACH, Messenger
 
