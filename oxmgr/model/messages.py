@@ -339,6 +339,14 @@ class SendAlert(Struct):
     working_dir: str = "/"
 
 
+class Letter(Struct):
+    """A message that waits to be sent, and how often that was tried."""
+
+    app: str
+    order: SendAlert
+    tries: int = 0
+
+
 # --- files ---
 
 

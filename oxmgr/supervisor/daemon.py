@@ -122,7 +122,9 @@ def _set_up(
     journal = Journal(places.journal, loop, health, Spare("journal", guard))
     seen, same_boot = journal.load()
     events = Events(EventFile(places.events, loop, health), log)
-    messenger = Messenger(loop, health, lambda app, why: events.tell("alert-failed", app=app, reason=why))
+    messenger = Messenger(
+        loop, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
+    )
     events.heard = Alerting(loop, messenger, places).hear
     # Without a state folder nothing is known of an earlier daemon either.
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)

@@ -8,7 +8,8 @@ import sys
 import time
 from _signal import SIGKILL, pidfd_send_signal
 
-from oxmgr.model.codec import encode
+from oxmgr.model.codec import UNREADABLE, Decoder, encode
+from oxmgr.model.messages import Letter, SendAlert
 from oxmgr.supervisor import native
 from oxmgr.supervisor.guard import memory_file
 from oxmgr.supervisor.loop import READ
@@ -17,9 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oxmgr.model.messages import SendAlert
     from oxmgr.supervisor.health import Health
     from oxmgr.supervisor.loop import Loop, Timer
+    from oxmgr.supervisor.spare import Spare
 
 HELPER = "alert"
 HELPERS = 2
@@ -43,20 +44,21 @@ class _Letter:
 
     __slots__ = ("app", "due", "order", "receiver", "tries", "what")
 
-    def __init__(self, app: str, order: "SendAlert") -> None:
+    def __init__(self, app: str, order: SendAlert, tries: int = 0) -> None:
         self.app = app
         self.order = order
+        self.tries = tries
         self.receiver = (order.webhook, *order.command)
         self.what = f"the webhook at {_host(order.webhook)}" if order.webhook else "the command of its alerts"
-        self.tries = 0
         self.due = 0.0
 
 
 class Messenger:
-    """`tell` is called with an app and why a message to it was given up. Of one receiver no two letters are under way
-    at a time, so that they come in order and one that hangs takes one helper."""
+    """`tell` is called with an app and why a message about it was given up. Of one receiver no two letters are under
+    way at a time, so that they come in order and one that hangs takes one helper. `spare` has them for the next daemon:
+    what was under way when this one was killed comes twice rather than never."""
 
-    def __init__(self, loop: "Loop", health: "Health", tell: "Callable[[str, str], None]") -> None:
+    def __init__(self, loop: "Loop", health: "Health", spare: "Spare", tell: "Callable[[str, str], None]") -> None:
         self._loop = loop
         self._health = health
         self._tell = tell
@@ -64,6 +66,11 @@ class Messenger:
         self._sending: list[_Sending] = []
         self._timer: Timer | None = None
         self._dropped: dict[str, int] = {}
+        self._spare = spare
+        left = spare.claim()
+        if left is not None:
+            self._waiting = _unpack(left)
+            self._wake(0.0)
 
     def send(self, app: str, order: "SendAlert") -> None:
         letter = _Letter(app, order)
@@ -97,6 +104,14 @@ class Messenger:
         ahead = [letter.due for letter in later if letter.due > now]
         if ahead:
             self._wake(min(ahead))
+        self._keep()
+
+    def _keep(self) -> None:
+        letters = [*(one.letter for one in self._sending), *self._waiting]
+        if letters:
+            self._spare.put(encode([Letter(one.app, one.order, one.tries) for one in letters]))
+        else:
+            self._spare.drop()
 
     def _start(self, letter: _Letter) -> None:
         letter.tries += 1
@@ -139,6 +154,7 @@ class Messenger:
         """The daemon ends, and no helper outlives it; whose alerts were not sent."""
         left = [one.letter.app for one in self._sending] + [letter.app for letter in self._waiting]
         self._waiting.clear()
+        self._spare.drop()
         for sending in self._sending:
             sending.let_go()
         self._sending.clear()
@@ -193,6 +209,13 @@ class _Sending:
             except ProcessLookupError:
                 pass
             os.close(self._pidfd)
+
+
+def _unpack(data: bytes) -> list[_Letter]:
+    try:
+        return [_Letter(one.app, one.order, one.tries) for one in Decoder(list[Letter]).decode(data)]
+    except UNREADABLE:
+        return []  # an earlier version's
 
 
 def _trouble(app: str) -> str:

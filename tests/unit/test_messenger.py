@@ -1,6 +1,7 @@
 """What waits to be sent: tried again, in order, bounded, and no receiver at another's cost."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,8 @@ from oxmgr.supervisor import messenger
 from oxmgr.supervisor.health import Health
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.messenger import HELPERS, RETRIES, WAITING, WAITING_EACH, Messenger
+from oxmgr.supervisor.spare import Spare
+from tests.unit.store import KeepsFds
 
 
 class Clock:
@@ -80,8 +83,18 @@ def health(tmp_path: Path) -> Health:
 
 
 @pytest.fixture
-def post(clock: Clock, told: list[tuple[str, str]], health: Health) -> Messenger:
-    return Messenger(clock, health, lambda app, why: told.append((app, why)))  # type: ignore[arg-type]
+def guard() -> Iterator[KeepsFds]:
+    guard = KeepsFds(0)
+    yield guard
+    for name in list(guard.kept):
+        guard.forget(name)
+
+
+@pytest.fixture
+def post(clock: Clock, told: list[tuple[str, str]], health: Health, guard: KeepsFds) -> Iterator[Messenger]:
+    post = Messenger(clock, health, Spare("alerts", guard), lambda app, why: told.append((app, why)))  # type: ignore[arg-type]
+    yield post
+    post.end()
 
 
 def order(seq: int = 1, url: str = "http://me:s3cr3t@a:80/s3cr3t?s3cr3t#s3cr3t", **keys: Any) -> SendAlert:
@@ -173,6 +186,27 @@ def test_what_waits_is_bounded_and_what_is_dropped_is_counted(
     assert len(post._waiting) == WAITING
     post.end()
     assert not Post.under_way and not post._waiting
+
+
+def test_what_was_not_sent_is_sent_by_the_next_daemon(
+    post: Messenger, clock: Clock, guard: KeepsFds, health: Health
+) -> None:
+    for seq in range(3):
+        post.send("api", order(seq))
+    clock.run()
+    Post.under_way[0].ends("again: it answers 500")
+    Post.under_way, Post.history = [], []
+    heir = Messenger(clock, health, Spare("alerts", guard), lambda app, why: None)  # type: ignore[arg-type]
+    # The dead one does nothing any more.
+    clock.due = clock.due[-1:]
+    for seq in range(3):
+        clock.run(RETRIES[0])
+        assert [one.letter.order for one in Post.under_way] == [order(seq)]
+        assert Post.under_way[0].letter.tries == (2 if seq == 0 else 1)
+        Post.under_way[0].ends("ok")
+    clock.run()
+    assert guard.kept == {}
+    heir.end()
 
 
 def test_a_helper_that_cannot_be_started_is_a_try_that_failed(
