@@ -32,8 +32,8 @@ class _Numbered(Struct, tag="event"):
 
 
 class EventFile:
-    """Each file has KEPT_EVENTS at most; `sequence` has the number of the last one, in digits: written in place, so
-    that none is given twice though the disk was full when the daemon was killed."""
+    """Each file has KEPT_EVENTS at most. `sequence` has the number of the last one that could not be written, in digits
+    that are overwritten in place, which a full disk has room for: so that it is not given again."""
 
     def __init__(self, path: str, loop: "Loop", health: "Health") -> None:
         self.path = path
@@ -41,7 +41,7 @@ class EventFile:
         self._health = health
         self._fd = -1
         self._first = 0
-        self._counter = -1
+        self._counter = ""
         self._waiting: list[tuple[int, bytes]] = []
         self._retry: Timer | None = None
 
@@ -62,23 +62,34 @@ class EventFile:
 
     def count_from(self, last: int) -> int:
         """The number of the last event that there was, which is `last` or one that could not be written."""
-        counter = f"{os.path.dirname(self.path)}/sequence"
+        self._counter = f"{os.path.dirname(self.path)}/sequence"
         try:
-            self._counter = os.open(counter, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            found = os.pread(self._counter, 32, 0).strip()
+            with open(self._counter, "rb") as file:
+                found = file.read(32).strip()
         except OSError:
-            return last
-        return max(last, int(found)) if found.isdigit() else last
+            found = b""
+        last = max(last, int(found)) if found.isdigit() else last
+        self._count(last)
+        return last
+
+    def _count(self, seq: int) -> None:
+        if not self._counter:
+            return
+        try:
+            fd = os.open(self._counter, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(fd, b"%020d\n" % seq, 0)
+            finally:
+                os.close(fd)
+        except OSError:
+            pass  # it is told of the events themselves that they cannot be written
 
     def add(self, event: Event) -> None:
-        if self._counter >= 0:
-            try:
-                os.pwrite(self._counter, b"%020d\n" % event.seq, 0)
-            except OSError:
-                pass  # the event has its number too, and says so if it cannot be written
         self._waiting.append((event.seq, record(encode(event))))
         if self._retry is None:
             self._write()
+        if self._retry is not None:
+            self._count(event.seq)
         del self._waiting[:-KEPT]
 
     def _write(self) -> None:
