@@ -4,13 +4,13 @@ import time
 
 from oxmgr import __version__
 from oxmgr.lifecycle.alerts import Happened, Message, due, hear, summary, tick
-from oxmgr.model.logpaths import log_paths
 from oxmgr.model.messages import Alert, Event, SendAlert
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oxmgr.lifecycle.machine import State
-    from oxmgr.model.places import Places
     from oxmgr.supervisor.instance import App, Instance
     from oxmgr.supervisor.loop import Loop, Timer
     from oxmgr.supervisor.messenger import Messenger
@@ -20,10 +20,12 @@ NAMES = 20
 
 
 class Alerting:
-    def __init__(self, loop: "Loop", messenger: "Messenger", places: "Places") -> None:
+    """`files` says where the stdout and stderr of an instance are."""
+
+    def __init__(self, loop: "Loop", messenger: "Messenger", files: "Callable[[Instance], tuple[str, str]]") -> None:
         self._loop = loop
         self._messenger = messenger
-        self._places = places
+        self._files = files
         self._timers: dict[App, Timer] = {}
 
     def hear(self, event: Event, instance: "Instance | None", state: "State | None") -> None:
@@ -75,8 +77,8 @@ class Alerting:
             stderr=[],
             version=__version__,
         )
-        number = event.instance.rpartition(":")[2] if ":" in event.instance else "0"
-        logs = list(log_paths(spec, int(number), self._places.logs)) if spec.logs.sink == "file" else []
+        instance = next((one for one in app.instances.values() if one.name == event.instance), None)
+        logs = list(self._files(instance)) if instance is not None and spec.logs.sink == "file" else []
         orders: list[SendAlert] = []
         alerts = spec.alerts
         if alerts.webhook:

@@ -125,11 +125,11 @@ def _set_up(
     messenger = Messenger(
         loop, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
     )
-    events.heard = Alerting(loop, messenger, places).hear
     # Without a state folder nothing is known of an earlier daemon either.
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     outputs = Outputs(loop, places, background, log, guard)
+    events.heard = Alerting(loop, messenger, outputs.files).hear
     launcher = Launcher(places, loop, background, trees, outputs, given)
     fleet = Fleet(loop, journal, events, trees, launcher, places)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)

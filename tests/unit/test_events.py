@@ -24,8 +24,9 @@ class Loop:
     def __init__(self) -> None:
         self.due: list[Any] = []
 
-    def at(self, when: float, callback: Any) -> None:
+    def at(self, when: float, callback: Any) -> object:
         self.due.append(callback)
+        return callback
 
     def run(self) -> None:
         while self.due:
@@ -161,10 +162,11 @@ def test_a_torn_record_costs_that_event_alone(daemon: Daemon) -> None:
     os.truncate(daemon.path, daemon.path.stat().st_size - 3)
     daemon.start()
     daemon.tell(2)
-    assert daemon.events.last == 7
+    # It was told to nobody either, so another one has its number.
+    assert daemon.events.last == 6
     client, loop = Client(), Loop()
     feed(daemon, client, loop, limit=100)
-    assert client.numbers == [1, 2, 3, 4, 6, 7]
+    assert client.numbers == [1, 2, 3, 4, 5, 6]
 
 
 def test_ten_thousand_are_kept_and_no_more_than_twice_that(daemon: Daemon) -> None:
