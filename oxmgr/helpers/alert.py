@@ -80,6 +80,8 @@ def become_nobody() -> None:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
+        # Others may be nobody too, and are not to look into who has the secrets (proc(5), ptrace(2)).
+        _prctl.prctl(_prctl.PR_SET_DUMPABLE, 0)
 
 
 # --- the message ---
