@@ -66,7 +66,8 @@ def run(args: Args) -> int:
     for text in reply.warnings:
         warn(text)
     meant = Meant(targets, reply.instances)
-    limit = wanted.count if wanted.plain and not targets and wanted.count is not None else ALL
+    # At least one, for what follows begins behind it.
+    limit = max(1, wanted.count) if wanted.plain and not targets and wanted.count is not None else ALL
     kept = [one for one in connection.stream(GetEvents(limit=limit)) if isinstance(one, Event)]
     for target in targets:
         # An app that was deleted has its events. What has none was never there, and the daemon says so.

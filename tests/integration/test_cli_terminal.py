@@ -317,6 +317,12 @@ def test_events_follow_from_daemon_to_daemon_and_none_is_missing_or_there_twice(
 def test_events_follow_a_daemon_that_died_until_there_is_another(ox: Ox) -> None:
     followed = Followed(ox, "events", "-f")
     wait_until(lambda: "daemon-started" in followed.out, "the first event")
+    later = Followed(ox, "events", "-f", "-n", "0")
+    ox("start", "sleep 1000", "--name", "app")
+    ox("signal", "CONT", "app")
+    wait_until(lambda: "signalled" in later.out, "what comes")
+    assert "daemon-started" not in later.out
+    later.end()
     ox.home.kill_daemon()
     wait_until(lambda: "waiting for the next one" in followed.err, "that it waits")
     ox.home.start_daemon()
