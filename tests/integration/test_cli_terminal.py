@@ -319,8 +319,7 @@ def test_events_follow_a_daemon_that_died_until_there_is_another(ox: Ox) -> None
     wait_until(lambda: "daemon-started" in followed.out, "the first event")
     later = Followed(ox, "events", "-f", "-n", "0")
     ox("start", "sleep 1000", "--name", "app")
-    ox("signal", "CONT", "app")
-    wait_until(lambda: "signalled" in later.out, "what comes")
+    wait_until(lambda: ox("signal", "CONT", "app") and "signalled" in later.out, "what comes")
     assert "daemon-started" not in later.out
     later.end()
     ox.home.kill_daemon()
