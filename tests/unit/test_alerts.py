@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oxmgr.lifecycle.alerts import (
@@ -209,6 +209,7 @@ histories = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(histories, st.sets(st.sampled_from(ALERT_KINDS)), st.sampled_from([0.0, 1.0, 60.0, 86_400.0]))
 def test_whatever_happens_all_is_told_and_never_often(
     history: list[tuple[str, str, float]], on: set[str], window: float
