@@ -8,7 +8,6 @@ _ONLY = Option("--only", "only these apps of the file", "A,B")
 _PROFILE = Option("--env", "with the values of these profiles", "PROFILE")
 _DRY_RUN = Option("--dry-run", "show what would be done, and do nothing")
 _FOLLOW = Option("--follow -f", "go on as more comes")
-_LINES = Option("--lines -n", "how many, at the end (20)", "N")
 
 _TARGETS = "TARGET…"
 
@@ -87,7 +86,21 @@ COMMANDS = [
             "oxmgr logs --since 2h --grep 'timed? out' -i --time",
         ],
     ),
-    Command("events", "Show what happened to apps", words="[TARGET…]", most=None, complete="targets", options=[_FOLLOW, _LINES, _JSON]),
+    Command(
+        "events",
+        "Show what happened to apps",
+        words="[TARGET…]",
+        most=None,
+        complete="targets",
+        options=[
+            _FOLLOW,
+            Option("--lines -n", "how many, at the end (20; with --since all), or all", "N"),
+            Option("--kind", "only of these kinds; may be given again", "KIND,…", many=True),
+            Option("--since", "only what happened then or later: 10m, yesterday, 'last tuesday', a date", "TIME"),
+            _JSON,
+        ],
+        examples=["oxmgr events -f --json", "oxmgr events api --kind crashed,oom --since yesterday"],
+    ),
     Command("signal", "Send a signal to the main process of apps", words="SIGNAL TARGET…", least=2, most=None, complete="targets", options=[_JSON], examples=["oxmgr signal HUP api"]),
     Command("scale", "Set, or change by +N or -N, the number of an app's instances", words="NAME N", least=2, most=2, complete="targets", options=[_JSON], examples=["oxmgr scale api 4", "oxmgr scale api +1"]),
     Command("env", "Show the environment that an app gets", words="TARGET", least=1, most=1, complete="targets", options=[_JSON]),

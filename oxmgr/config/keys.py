@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from oxmgr.config.lines import Path
-from oxmgr.model.spec import CONDITIONS, LOG_FORMATS, LOG_SINKS, ON_FULL, RESTARTS, STOP_MODES
+from oxmgr.model.spec import ALERT_KINDS, CONDITIONS, LOG_FORMATS, LOG_SINKS, ON_FULL, RESTARTS, STOP_MODES
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 PETABYTE_MB = 1_000_000_000
@@ -54,6 +54,7 @@ KEYS = {
         Key("log_file", "log", "in the log folder", "where stdout goes, and stderr too if `error_log_file` is absent; further instances add their number, `api:1.log`; `/dev/null` and `/dev/stdout` are what they say"),
         Key("error_log_file", "log", "in the log folder", "where stderr goes"),
         Key("logs", "table", "", "a table: how much is kept of what it prints, in which form, and where"),
+        Key("alerts", "table", "", "a table: who is told when something is wrong with it"),
         Key("limits", "table", "", "a table: what each instance may use, with all of its processes"),
         Key("sandbox", "table", "", "a table: with which rights it runs; `user` beside it is the same as `sandbox.user`"),
     )
@@ -124,12 +125,20 @@ _HOOKS = (
     Key("timeout_secs", "number", "30", "for each of them; who takes longer is killed, with all that it started", 0.1, 86_400),
 )  # fmt: skip
 
+_ALERTS = (
+    Key("on", "kinds", "all of them", f"what is told: {', '.join(f'`{kind}`' for kind in ALERT_KINDS)}; `[]`: nothing", choices=ALERT_KINDS),
+    Key("webhook", "url", "", "an `http://` or `https://` URL that gets a POST with JSON; `$VAR` expands"),
+    Key("headers", "headers", "", "a table of headers for it; `$VAR` expands in their values"),
+    Key("command", "command", "", "what is run, in the file's folder, with the JSON on its standard input; a string or an array as above"),
+)  # fmt: skip
+
 TABLES = {
     "hooks": {key.name: key for key in _HOOKS},
     "health_check": {key.name: key for key in _HEALTH_CHECK},
     "limits": {key.name: key for key in _LIMITS},
     "sandbox": {key.name: key for key in _SANDBOX},
     "logs": {key.name: key for key in _LOGS},
+    "alerts": {key.name: key for key in _ALERTS},
 }
 """The keys of each sub-table. The values of one are merged key by key over defaults, app and profile."""
 
@@ -158,13 +167,14 @@ LATER = frozenset(
         "timezone",
         "catch_up",
         "log_date_format",
-        "alerts",
         "webhook",
     ]
 )
 """Keys that a later version of oxmgr has."""
 
-LATER_TOP = frozenset(("version", "apps", "alerts", "logging", "deploy"))
+LATER_TOP = frozenset(("version", "apps", "logging", "deploy"))
+
+TOP = ("processes", "defaults", "alerts", "exit_when")
 
 ONLY_APP = frozenset(("command", "profiles", "disabled"))
 """Keys that make no sense in [defaults]."""

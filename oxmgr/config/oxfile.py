@@ -6,6 +6,7 @@ import tomllib
 from typing import Any, NamedTuple
 
 from oxmgr.config import keys
+from oxmgr.config.alerts import make_alerts
 from oxmgr.config.command import SHELL, program_error
 from oxmgr.config.env import read_env_file
 from oxmgr.config.errors import ConfigError, Problem, error, nearest
@@ -17,10 +18,11 @@ from oxmgr.config.logs import make_logs
 from oxmgr.config.ready import ready_error
 from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_caller
 from oxmgr.config.values import Reader, cut, expected
+from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle, start_order
 from oxmgr.model.logpaths import shared_logs
 from oxmgr.model.places import find_places
-from oxmgr.model.spec import ALL, ALWAYS, ANY, NEVER, ON_FAILURE, Spec, name_error
+from oxmgr.model.spec import ALL, ALWAYS, ANY, NEVER, ON_FAILURE, Alerts, Spec, name_error
 
 FILE = "oxfile.toml"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -31,13 +33,13 @@ MAKERS = {
     "limits": make_limits,
     "sandbox": make_sandbox,
     "logs": make_logs,
+    "alerts": make_alerts,
 }
 """What makes a field of Spec of each sub-table in keys.TABLES."""
 
 WHICH_PROGRAM = (("working_dir",), ("env_file",), (keys.VARIABLES, "PATH"))
 """The keys that decide which file a command's first word is."""
 
-TOP = ("processes", "defaults", "exit_when")
 
 WHERE_IT_PRINTS = (("log_file",), ("error_log_file",), ("logs", "sink"), ("logs", "format"))
 """The last is for files alone."""
@@ -123,6 +125,20 @@ def _syntax_error(path: str, text: str, failed: tomllib.TOMLDecodeError) -> Conf
     return error(f"not TOML: {message[:1].lower()}{message[1:]}", f"{path}:{line}:{column}")
 
 
+def merged_layers(layers: list[Layer]) -> Layer:
+    """Key by key, the last one wins."""
+    merged: Layer = {}
+    for layer in layers:
+        if ("restart",) in layer or ("restart_on_exit",) in layer:
+            merged.pop(("restart",), None)
+            merged.pop(("restart_on_exit",), None)
+        if ("alerts", "webhook") in layer:
+            # Another host is not to get what is meant for the first.
+            merged.pop(("alerts", "headers"), None)
+        merged.update(layer)
+    return merged
+
+
 def under(path: str, folders: tuple[str, ...]) -> str:
     """The one of the folders that the path is or lies in, or ""."""
     real = os.path.realpath(path)
@@ -152,12 +168,18 @@ class _Oxfile:
         for key in data:
             if key in keys.LATER_TOP:
                 self.fail((key,), "is not in this version of oxmgr: take it out")
-            elif key not in TOP:
-                self.fail((key,), f"unknown key{nearest(key, list(TOP))}")
+            elif key not in keys.TOP:
+                self.fail((key,), f"unknown key{nearest(key, list(keys.TOP))}")
         tables = self.table(data.get("processes", {}), ("processes",))
         if "exit_when" in data:
             self.read_exit_when(data["exit_when"], list(tables))
-        defaults = self.layer(data.get("defaults", {}), ("defaults",), keys.ONLY_APP)
+        # What stands at the top level is for every app, as what stands in [defaults] is.
+        defaults = merged_layers(
+            [
+                self.layer({key: data[key] for key in keys.TABLES if key in data and key in keys.TOP}, (), frozenset()),
+                self.layer(data.get("defaults", {}), ("defaults",), keys.ONLY_APP),
+            ]
+        )
         if not tables and not self.problems:
             self.fail(("processes",), "no app: write a [processes.NAME] table with a command")
         specs: dict[str, Spec] = {}
@@ -245,12 +267,7 @@ class _Oxfile:
             profile = self.layer(table, (*place, "profiles", name), frozenset(("profiles",)))
             if name == self.profile:
                 layers.append(profile)
-        merged: Layer = {}
-        for layer in layers:
-            if ("restart",) in layer or ("restart_on_exit",) in layer:
-                merged.pop(("restart",), None)
-                merged.pop(("restart_on_exit",), None)
-            merged.update(layer)
+        merged = merged_layers(layers)
         if self.sink is not None and merged.keys().isdisjoint(WHERE_IT_PRINTS):
             merged["logs", "sink"] = Placed(self.sink, place)
         return merged
@@ -292,6 +309,8 @@ class _Oxfile:
         for table, make in MAKERS.items():
             if table in tables:
                 read[table] = make(tables[table], self.caller, self.teller(table, merged))
+        if "alerts" in read:
+            read["alerts"] = self.alerts(read["alerts"], merged)
         env = self.variables(tables, read.pop("env_file", None), merged)
         folder = str(read.pop("working_dir", self.folder))
         if not os.path.isdir(folder):
@@ -338,6 +357,15 @@ class _Oxfile:
             except ConfigError as wrong:
                 self.fail(merged["env_file",].where, str(wrong))
         return env
+
+    def alerts(self, alerts: Any, merged: Layer) -> Alerts:
+        if alerts.command:
+            self.check_program(alerts.command, self.folder, {}, merged["alerts", "command"].where)
+        where = merged["alerts", "on"].where if ("alerts", "on") in merged else ()
+        if alerts.on and not alerts.webhook and not alerts.command and where[:1] == ("processes",):
+            self.fail(where, "nobody is told: write a webhook or a command")
+        one: Alerts = replace(alerts, working_dir=self.folder if alerts.command else "/")
+        return one
 
     def read(self, merged: Layer) -> tuple[Table, dict[str, Table], set[Path]]:
         """The values of an app's own keys, those of each of its sub-tables, and the keys whose value is none."""

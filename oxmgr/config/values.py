@@ -10,6 +10,7 @@ from oxmgr.config.errors import nearest
 from oxmgr.config.keys import Key
 from oxmgr.config.ready import read_ready
 from oxmgr.model.capabilities import capability_name, capability_names
+from oxmgr.model.check import headers_error, url_error
 from oxmgr.model.logpaths import log_name_error
 from oxmgr.model.signals import signal_names, signal_number
 from oxmgr.model.spec import NAME_LIMIT, STARTED, name_error
@@ -149,6 +150,31 @@ class Reader:
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise ValueError(expected("a command", value))
         return value
+
+    # --- alerts: nothing shows what may be a secret ---
+
+    def _kinds(self, key: Key, value: object) -> object:
+        if not _is_words(value):
+            raise ValueError(expected("an array of words", value))
+        return tuple(dict.fromkeys(str(self._choice(key, one)) for one in value))  # type: ignore[attr-defined]
+
+    def _url(self, key: Key, value: object) -> object:
+        wrong = "expected a URL as a string"
+        if isinstance(value, str):
+            value = expand(value, self.environ)
+            wrong = url_error(value) or ""
+        if wrong:
+            raise ValueError(wrong)
+        return value
+
+    def _headers(self, key: Key, value: object) -> object:
+        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+            raise ValueError('expected a table of strings, as { Authorization = "Bearer $TOKEN" }')
+        found = {name: expand(one, self.environ) for name, one in value.items()}
+        wrong = headers_error(found)
+        if wrong:
+            raise ValueError(wrong)
+        return found
 
     # --- limits and rights ---
 

@@ -102,7 +102,8 @@ class GetEnv(Struct, tag="env"):
 
 
 class GetEvents(Struct, tag="events"):
-    """The last `limit` events with a sequence number over `after`; then, with `follow`, each as it happens."""
+    """The last `limit` of the events that are kept and have a number over `after`; then, with `follow`, each as it
+    happens, or as soon as the client takes it."""
 
     after: int = 0
     limit: int = 100
@@ -277,15 +278,18 @@ class DaemonView(Struct, tag="daemon"):
     guard: int | None = None
 
 
-class Event(Struct, tag="event", omit_defaults=True, gc=False):
-    """Something that happened. `seq` rises by one; `at` is Unix time in seconds.
+APP_EVENTS = ("added", "changed", "deleted", "alert-failed")
+INSTANCE_EVENTS = (
+    *("waiting", "started", "ready", "unhealthy", "crashed", "exited", "oom", "limit", "backoff", "stopping"),
+    *("killed", "stopped", "errored", "adopted", "signalled", "reset", "hook-failed"),
+)
+DAEMON_EVENTS = ("daemon-started", "daemon-replaced", "daemon-stopping")
+EVENT_KINDS = APP_EVENTS + INSTANCE_EVENTS + DAEMON_EVENTS
 
-    Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `ready` `unhealthy` (and is restarted) `crashed`
-    `exited` `oom` (the kernel killed of it, memory had run out) `limit` (it is above a soft limit) `backoff` `stopping`
-    `killed` `stopped` `errored` `adopted` `signalled` `reset` `hook-failed` (an
-    instance); `daemon-started` `daemon-replaced`
-    `daemon-stopping` (the daemon).
-    """
+
+class Event(Struct, tag="event", omit_defaults=True, gc=False):
+    """Something that happened. `seq` rises by one, from daemon to daemon; `at` is Unix time in seconds, `kind` one of
+    EVENT_KINDS."""
 
     seq: int
     at: float
@@ -298,11 +302,69 @@ class Event(Struct, tag="event", omit_defaults=True, gc=False):
     reason: str = ""
 
 
+class EventsLost(Struct, tag="events-lost"):
+    """So many events before the next one are not kept any more: the client was too slow, or came too late."""
+
+    count: int
+
+
 class EventsEnd(Struct, tag="events-end"):
     """All past events were sent. With `follow`, those behind this frame are live."""
 
 
-Reply = Hello | Failed | Progress | Instances | Done | Env | DaemonView | Event | EventsEnd
+Reply = Hello | Failed | Progress | Instances | Done | Env | DaemonView | Event | EventsLost | EventsEnd
+
+
+# --- to the helper that sends alerts ---
+
+
+class Alert(Struct):
+    """What a webhook or command gets, as JSON, in this order of keys.
+
+    `text` says it in a line. `kind` is one of ALERT_KINDS; `seq`, `exit_code`, `signal` and `reason` are the last
+    event's, `time` is when that was (RFC 3339). `count` is how often it has happened since the last message of that
+    kind, `instances` how often to each (the last so many). `stdout` and `stderr` are the last lines that `instance` had
+    printed by then. `version` is oxmgr's.
+    """
+
+    text: str
+    kind: str
+    app: str
+    instance: str
+    namespace: str
+    host: str
+    time: str
+    seq: int
+    reason: str
+    exit_code: int | None
+    signal: str | None
+    restarts: int
+    count: int
+    instances: dict[str, int]
+    stdout: list[str]
+    stderr: list[str]
+    version: str
+
+
+class SendAlert(Struct):
+    """To whom: `webhook` with `headers`, or else `command` in `working_dir`. `at` is Unix time in seconds; `logs` are
+    the files of stdout and stderr, of which there may be none. The helper fills in what `alert` lacks."""
+
+    alert: Alert
+    at: float
+    logs: list[str] = []
+    webhook: str = ""
+    headers: dict[str, str] = {}
+    command: list[str] = []
+    working_dir: str = "/"
+
+
+class Letter(Struct):
+    """A message that waits to be sent, and how often that was tried."""
+
+    app: str
+    order: SendAlert
+    tries: int = 0
 
 
 # --- files ---

@@ -139,7 +139,25 @@ LOG_FORMATS = ("raw", "cri", "json")
 LOG_SINKS = ("file", "journald", "stdout", "inherit", "none")
 ON_FULL = ("block", "drop")
 
+ALERT_KINDS = ("crash", "crash_loop", "oom", "unhealthy", "limit", "errored")
+
+
+class Alerts(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Who is told when something is wrong with an instance; nobody when there is neither `webhook` nor `command`.
+
+    `on` are of ALERT_KINDS. A POST to `webhook` has `headers` besides those that HTTP needs; URL and headers may be
+    secrets, so nothing shows them. `command` is executed as argv in `working_dir`, absolute.
+    """
+
+    on: tuple[str, ...] = ALERT_KINDS
+    webhook: str = ""
+    headers: dict[str, str] = {}
+    command: list[str] = []
+    working_dir: str = "/"
+
+
 NO_LIMITS = Limits()
+NO_ALERTS = Alerts()
 NO_SANDBOX = Sandbox()
 DEFAULT_LOGS = Logs()
 NO_HEALTH_CHECK = HealthCheck()
@@ -190,6 +208,7 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     health_check: HealthCheck = NO_HEALTH_CHECK
     hooks: Hooks = NO_HOOKS
     stdin: str = FIFO
+    alerts: Alerts = NO_ALERTS
 
 
 def name_error(name: str) -> str | None:

@@ -15,6 +15,7 @@ from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import NAME_LIMIT, Limits, Spec
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
+from oxmgr.supervisor.feed import Feed
 from oxmgr.supervisor.handover import PROGRAM_WORDS
 from oxmgr.supervisor.limits import not_enforceable
 from oxmgr.supervisor.outputs import plumbing
@@ -99,14 +100,7 @@ class Commands:
         client.finish(m.Env(env | process.own_env(instance.app.spec, instance.index)))
 
     def _get_events(self, request: m.GetEvents, client: "Client") -> None:
-        kept = [sent for seq, sent in self._events.recent if seq > request.after]
-        for sent in kept[max(0, len(kept) - request.limit) :]:
-            client.send_frame(sent)
-        if request.follow:
-            client.send(m.EventsEnd())
-            client.follow(self._events.followers)
-        else:
-            client.finish(m.EventsEnd())
+        Feed(self._events, client, self._loop, request)
 
     def _get_daemon(self, request: m.GetDaemon, client: "Client") -> None:
         client.finish(

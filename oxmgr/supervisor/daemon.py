@@ -13,6 +13,7 @@ from oxmgr import __version__
 from oxmgr.model.places import Places, find_places
 from oxmgr.supervisor import native
 from oxmgr.supervisor.aging import Aging
+from oxmgr.supervisor.alerting import Alerting
 from oxmgr.supervisor.background import Background
 from oxmgr.supervisor.cgroup import open_cgroups
 from oxmgr.supervisor.commands import Commands, Refusal
@@ -28,6 +29,7 @@ from oxmgr.supervisor.journal import Journal, Past
 from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
+from oxmgr.supervisor.messenger import Messenger
 from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.process import read_stat
 from oxmgr.supervisor.runtime import Runtime
@@ -130,10 +132,14 @@ def _set_up(
     journal = Journal(places.journal, loop, health, Spare("journal", guard))
     past = journal.load()
     events = Events(EventFile(places.events, loop, health), log)
+    messenger = Messenger(
+        loop, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
+    )
     # Without a state folder nothing is known of an earlier daemon either.
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     outputs = Outputs(loop, places, background, log, guard)
+    events.heard = Alerting(loop, messenger, outputs.files).hear
     launcher = Launcher(places, loop, background, trees, outputs, given)
     fleet = Fleet(loop, journal, events, trees, launcher, places, background)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
@@ -182,6 +188,9 @@ def _set_up(
             log("somebody has removed the socket meanwhile")
         launcher.networks.end()
         outputs.compressor.end()
+        left = messenger.end()
+        if left:
+            log(f"{len(left)} alerts were not sent: {', '.join(dict.fromkeys(left))}")
         cgroups.close()
         log("ended")
         code = 0 if runtime is None else runtime.final_code()

@@ -1,5 +1,6 @@
 """What is known of an app and of each of its copies. Only data: who changes it is said at each part."""
 
+from oxmgr.lifecycle.alerts import NOTHING
 from oxmgr.lifecycle.machine import State
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
@@ -106,11 +107,12 @@ class Instance:
 
 
 class App:
-    """`environ` is what its starter had, as NUL-terminated `KEY=value`."""
+    """`environ` is what its starter had, as NUL-terminated `KEY=value`; `alerting` what was told of its troubles."""
 
-    __slots__ = ("environ", "instances", "spec")
+    __slots__ = ("alerting", "environ", "instances", "spec")
 
     def __init__(self, spec: Spec, environ: bytes) -> None:
         self.spec = spec
         self.environ = environ
         self.instances: dict[int, Instance] = {}
+        self.alerting = NOTHING

@@ -14,7 +14,7 @@ from oxmgr.model import check
 from oxmgr.model.capabilities import capability_names
 from oxmgr.model.check import spec_error
 from oxmgr.model.signals import signal_number
-from oxmgr.model.spec import STDINS, HealthCheck, Hooks, Limits, Logs, Sandbox, Spec
+from oxmgr.model.spec import STDINS, Alerts, HealthCheck, Hooks, Limits, Logs, Sandbox, Spec
 
 
 def spec(name: str = "app", command: str = "x", argv: Any = ("x",), working_dir: str = "/", **rest: Any) -> Spec:
@@ -112,6 +112,16 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(env={"A\0": "x"}), "cannot be a variable's name"),
         (spec(env={"OK": "y", "A": "x\0y"}), "env.A: a variable cannot hold a NUL"),
         (spec(env={"A": "x" * 131_072}), "env.A: has more than"),
+        (spec(alerts=Alerts(on=("x" * 99,))), "alerts.on: expected 'crash'"),
+        (spec(alerts=Alerts(webhook="gopher://s3cr3t")), "alerts.webhook: expected a URL that begins with http://"),
+        (spec(alerts=Alerts(webhook="http://h", headers={"": "s3cr3t"})), "alerts.headers: '' cannot be a header's name"),
+        (spec(alerts=Alerts(webhook="http://h", headers={"A": "s3cr3t\n"})), "alerts.headers: A holds what is not printable"),
+        (spec(alerts=Alerts(webhook="http://h", headers={"A": "s3cr3t" * 999})), "alerts.headers: A has 5994 characters"),
+        (spec(alerts=Alerts(webhook="http://h", headers={str(n): "s3cr3t" for n in range(99)})), "alerts.headers: 99 headers"),
+        (spec(alerts=Alerts(command=[""])), "alerts.command: it needs a command"),
+        (spec(alerts=Alerts(command=["x", "s3cr3t\0"])), "alerts.command: the command holds a NUL"),
+        (spec(alerts=Alerts(command=["x"], working_dir="x")), "alerts.working_dir: expected an absolute path"),
+        (spec(alerts=Alerts(command=["x" * 100_000] * 50)), "its texts have 5000002 characters"),
         (spec(limits=Limits(nice=20)), "limits.nice: expected -20 to 19, got 20"),
         (spec(limits=Limits(oom_score_adj=2**31)), "limits.oom_score_adj"),
         (spec(limits=Limits(open_files=2**64)), "limits.open_files"),
@@ -134,7 +144,7 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
 )  # fmt: skip
 def test_what_cannot_be_taken_is_told_with_the_key_and_what_was_expected(wrong: Spec, said: str) -> None:
     told = spec_error(wrong)
-    assert told is not None and said in told and len(told) < 250
+    assert told is not None and said in told and len(told) < 250 and "s3cr3t" not in told
 
 
 @pytest.mark.parametrize(
@@ -167,20 +177,8 @@ def test_no_number_gets_through_that_a_clock_or_a_c_int_does_not_take(
 
 
 def test_every_field_is_looked_at() -> None:
-    elsewhere = {
-        "name",
-        "command",
-        "argv",
-        "working_dir",
-        "env",
-        "stop_exit_codes",
-        "depends_on",
-        "namespace",
-        "ready",
-        "health_check",
-        "hooks",
-    }
-    elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs"}
+    elsewhere = {"name", "command", "argv", "working_dir", "env", "stop_exit_codes", "depends_on", "namespace", "ready"}
+    elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs", "alerts", "health_check", "hooks"}
     assert set(check.LOGS) | set(check.LOG_WORDS) | {"compress"} == set(Logs.__struct_fields__)
     assert {*check.HOOKS, *check.HOOK_WORDS} == set(Hooks.__struct_fields__)
     assert set(check.HEALTH) | {"endpoint", "tcp", "command"} == set(HealthCheck.__struct_fields__)
