@@ -10,7 +10,7 @@ import os
 import sys
 
 DAEMON = "supervise"
-HELPERS = ("compress", "network")
+HELPERS = ("compress", "network", "schedule")
 INTERRUPTED = 130
 
 

@@ -8,6 +8,9 @@ Whoever drives it carries out the effects: GATE (is there a dependency to wait f
 and Note (tell whoever listens); and sends Tick when `deadline` has come, Exited when the main process has ended,
 Emptied when after that the rest of its tree has gone too. Spawned and SpawnFailed may come later: until then it is
 `starting`, or `stopping` when it is not wanted any more.
+
+An app with a `schedule` is a job: it waits (`scheduled` is false) until Due has come, runs, and waits again. Whoever
+drives it sends Planned when it is known for when.
 """
 
 from oxmgr.lifecycle.backoff import BASE_MS, restart_delay
@@ -28,6 +31,7 @@ TOGETHER = 0.5
 """Seconds between what is signalled together, at most."""
 
 START = "start"
+RUN = "run"
 DECIDE = "decide"
 
 
@@ -41,10 +45,11 @@ class Note(Struct, frozen=True, gc=False):
 class State(Struct, frozen=True, gc=False):
     """Where an instance stands.
 
-    `then` is what follows a stop: nothing, START, or DECIDE (its main process had ended by itself and the rest of
-    its tree is being killed). `crashes` counts failures in a row, `streak` restarts in a row, `restarts` and
-    `oom_kills` those since the last reset. `exit_code`, `signal` and `cause` (what more is known of it) are the last
-    main process's, which ended at `ended`. `reason` says why it is so.
+    `then` is what follows a stop: nothing, START, RUN (START, and a job does not wait), or DECIDE (its main process had
+    ended by itself and the rest of its tree is being killed). `crashes` counts failures in a row, `streak` restarts in
+    a row, `restarts` and `oom_kills` those since the last reset. `exit_code`, `signal` and `cause` (what more is known
+    of it) are the last main process's, which ended at `ended`. `reason` says why it is so. `scheduled`: a job's time
+    has come.
     """
 
     status: str = is_.STOPPED
@@ -62,6 +67,7 @@ class State(Struct, frozen=True, gc=False):
     oom_kills: int = 0
     ended: float = 0.0
     reason: str = ""
+    scheduled: bool = False
 
 
 class Start(Struct, frozen=True, gc=False):
@@ -87,7 +93,27 @@ class Stop(Struct, frozen=True, gc=False):
 
 
 class Restart(Struct, frozen=True, gc=False):
-    pass
+    """`run`: a job is run now, and does not wait for its time."""
+
+    run: bool = False
+
+
+class Planned(Struct, frozen=True, gc=False):
+    """It is known for when a job waits: the reason says so."""
+
+    reason: str
+
+
+class Due(Struct, frozen=True, gc=False):
+    """A time of its schedule has come; the reason names it."""
+
+    reason: str
+
+
+class Changed(Struct, frozen=True, gc=False):
+    """Something that is watched has changed; the reason says what."""
+
+    reason: str
 
 
 class Spawned(Struct, frozen=True, gc=False):
@@ -142,7 +168,7 @@ class Reset(Struct, frozen=True, gc=False):
 
 
 EVENTS = (
-    *(Start, Hold, Go, Stop, Restart, Spawned, SpawnFailed, Adopted, Remains),
+    *(Start, Hold, Go, Stop, Restart, Planned, Due, Changed, Spawned, SpawnFailed, Adopted, Remains),
     *(Exited, Emptied, Exceeded, Tick, Reset),
 )
 Event = (
@@ -151,6 +177,9 @@ Event = (
     | Go
     | Stop
     | Restart
+    | Planned
+    | Due
+    | Changed
     | Spawned
     | SpawnFailed
     | Adopted
@@ -197,17 +226,65 @@ def _begin(state: State, event: Event, spec: Spec, now: float, roll: float) -> S
     fresh = replace(
         state, status=is_.WAITING, desired=True, deadline=None, then="", crashes=0, streak=0, pid=0, reason=""
     )
-    return fresh, (GATE,)
+    run = not spec.schedule or (isinstance(event, Restart) and event.run) or state.then == RUN
+    return replace(fresh, scheduled=run), (GATE,) if run else ()
+
+
+def awaits_time(state: State, spec: Spec) -> bool:
+    """Whether it is a job that waits for its next run."""
+    return state.status == is_.WAITING and bool(spec.schedule) and not state.scheduled
+
+
+def _planned(state: State, event: Planned, spec: Spec, now: float, roll: float) -> Step:
+    if not awaits_time(state, spec) or state.reason == event.reason:
+        return state, ()
+    return replace(state, reason=event.reason), (Note("waiting", event.reason),)
+
+
+def _due(state: State, event: Due, spec: Spec, now: float, roll: float) -> Step:
+    """Of an app that waits, for its time or for something else."""
+    if not spec.schedule or state.scheduled:
+        return state, ()
+    begun, effects = _begin(replace(state, then=RUN), event, spec, now, roll)
+    return begun, (Note("scheduled", event.reason), *effects)
+
+
+def _due_again(state: State, event: Due, spec: Spec, now: float, roll: float) -> Step:
+    """While something of it runs, or is to be run again."""
+    if not spec.schedule:
+        if state.status != is_.RUNNING:
+            return state, ()
+        stopping, effects = _stopping(replace(state, restarts=state.restarts + 1), START, spec, now)
+        return stopping, (Note("scheduled", event.reason), *effects)
+    if state.status == is_.BACKOFF:
+        return _due(replace(state, scheduled=False), event, spec, now, roll)
+    return state, (Note("skipped", f"{event.reason}: its last run has not ended"),) if state.desired else ()
+
+
+def _run_now(state: State, event: Restart, spec: Spec, now: float, roll: float) -> Step:
+    return _begin(state, event, spec, now, roll) if event.run and awaits_time(state, spec) else (state, ())
+
+
+def _changed(state: State, event: Changed, spec: Spec, now: float, roll: float) -> Step:
+    """A job's next run will see what has changed."""
+    if spec.schedule or not state.desired:
+        return state, ()
+    note = Note("watch", event.reason)
+    if state.status in (is_.STARTING, is_.RUNNING):
+        stopping, effects = _stopping(replace(state, restarts=state.restarts + 1), START, spec, now)
+        return stopping, (note, *effects)
+    begun, effects = _begin(state, event, spec, now, roll)
+    return replace(begun, restarts=state.restarts + 1), (note, *effects)
 
 
 def _hold(state: State, event: Hold, spec: Spec, now: float, roll: float) -> Step:
-    if state.deadline is not None or state.reason == event.reason:
+    if state.deadline is not None or state.reason == event.reason or awaits_time(state, spec):
         return state, ()
     return replace(state, reason=event.reason), (Note("waiting", event.reason),)
 
 
 def _go(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
-    if state.deadline is not None:
+    if state.deadline is not None or awaits_time(state, spec):
         return state, ()
     if spec.start_delay_ms:
         reason = f"start_delay_ms is {spec.start_delay_ms}"
@@ -259,7 +336,7 @@ def _adopt(state: State, event: Adopted, spec: Spec, now: float, roll: float) ->
 def _spawn_failed(state: State, event: SpawnFailed, spec: Spec, now: float, roll: float) -> Step:
     state = replace(state, exit_code=None, signal=None, cause="")
     if spec.restart == NEVER or event.final:
-        return _give_up(state, event.reason)
+        return _give_up(state, spec, event.reason)
     return _again(state, spec, now, roll, failed=True, reason=event.reason, at_least=BASE_MS / 1000.0)
 
 
@@ -279,8 +356,8 @@ def _stop(state: State, event: Stop, spec: Spec, now: float, roll: float) -> Ste
     return _stopping(replace(state, desired=state.desired and event.keep), "", spec, now)
 
 
-def _restart(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
-    return _stopping(replace(state, desired=True), START, spec, now)
+def _restart(state: State, event: Restart, spec: Spec, now: float, roll: float) -> Step:
+    return _stopping(replace(state, desired=True), RUN if event.run else START, spec, now)
 
 
 def _stopping(state: State, then: str, spec: Spec, now: float) -> Step:
@@ -294,7 +371,8 @@ def _stop_after_all(state: State, event: Stop, spec: Spec, now: float, roll: flo
 
 
 def _start_after_stop(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
-    return replace(state, desired=True, then=START), ()
+    run = isinstance(event, Restart) and event.run
+    return replace(state, desired=True, then=RUN if run else START), ()
 
 
 def _kill(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
@@ -347,7 +425,7 @@ def _stopped_main(state: State, event: Exited, spec: Spec, now: float, roll: flo
 def _emptied(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
     if state.pid:
         return state, ()
-    if state.then == START:
+    if state.then in (START, RUN):
         begun, effects = _begin(state, event, spec, now, roll)
         return begun, (Note("stopped"), *effects)
     if state.then == DECIDE:
@@ -358,6 +436,8 @@ def _emptied(state: State, event: Event, spec: Spec, now: float, roll: float) ->
 def _decide(state: State, spec: Spec, now: float, roll: float) -> Step:
     code, reason = state.exit_code, state.cause or describe_end(state.exit_code, state.signal)
     final = code in spec.stop_exit_codes
+    if spec.schedule and (final or code == 0 or spec.restart == NEVER):
+        return _until_next(state, Note("exited" if final or code == 0 else "crashed", reason))
     if final or spec.restart == NEVER or (code == 0 and spec.restart != ALWAYS):
         done = replace(state, status=is_.EXITED, deadline=None, then="", reason=reason)
         return done, (Note("exited", reason),)
@@ -373,7 +453,7 @@ def _again(
     state = replace(state, crashes=crashes, then="")
     if failed and spec.max_restarts and crashes >= spec.max_restarts:
         times = "once" if crashes == 1 else f"{crashes} times in a row"
-        given_up, effects = _give_up(state, f"failed {times}, max_restarts is {spec.max_restarts}: {reason}")
+        given_up, effects = _give_up(state, spec, f"failed {times}, max_restarts is {spec.max_restarts}: {reason}")
         return given_up, (ended, *effects)
     delay = max(restart_delay(spec, state.streak, roll), at_least)
     state = replace(state, streak=state.streak + 1, reason=reason)
@@ -383,7 +463,14 @@ def _again(
     return waits, (ended, Note("backoff", f"restarts in {delay:.1f} s"))
 
 
-def _give_up(state: State, reason: str) -> Step:
+def _until_next(state: State, *notes: Note) -> Step:
+    """A job has been run."""
+    return replace(state, status=is_.WAITING, deadline=None, then="", reason="", scheduled=False), notes
+
+
+def _give_up(state: State, spec: Spec, reason: str) -> Step:
+    if spec.schedule:
+        return _until_next(state, Note("errored", reason))
     return replace(state, status=is_.ERRORED, deadline=None, then="", reason=reason), (Note("errored", reason),)
 
 
@@ -401,26 +488,55 @@ _DOWN: "dict[type, Cell]" = {
     Remains: _remains,
     Reset: _reset,
 }
+_ENDED: "dict[type, Cell]" = _DOWN | {Changed: _changed}
 
 _ROWS: "dict[str, dict[type, Cell]]" = {
     is_.STOPPED: _DOWN,
-    is_.EXITED: _DOWN,
-    is_.ERRORED: _DOWN,
-    is_.WAITING: {Hold: _hold, Go: _go, Stop: _unwanted, Tick: _spawn, Reset: _reset},
+    is_.EXITED: _ENDED,
+    is_.ERRORED: _ENDED,
+    is_.WAITING: {
+        Hold: _hold,
+        Go: _go,
+        Stop: _unwanted,
+        Restart: _run_now,
+        Planned: _planned,
+        Due: _due,
+        Tick: _spawn,
+        Reset: _reset,
+    },
     is_.STARTING: {
         Stop: _stop,
         Restart: _restart,
+        Due: _due_again,
+        Changed: _changed,
         Spawned: _spawned,
         SpawnFailed: _spawn_failed,
         Exited: _ended,
         Reset: _reset,
     },
-    is_.RUNNING: {Stop: _stop, Restart: _restart, Exited: _ended, Exceeded: _exceeded, Reset: _reset},
-    is_.BACKOFF: {Start: _begin, Stop: _unwanted, Restart: _begin, Tick: _respawn, Reset: _reset},
+    is_.RUNNING: {
+        Stop: _stop,
+        Restart: _restart,
+        Due: _due_again,
+        Changed: _changed,
+        Exited: _ended,
+        Exceeded: _exceeded,
+        Reset: _reset,
+    },
+    is_.BACKOFF: {
+        Start: _begin,
+        Stop: _unwanted,
+        Restart: _begin,
+        Due: _due_again,
+        Changed: _changed,
+        Tick: _respawn,
+        Reset: _reset,
+    },
     is_.STOPPING: {
         Start: _start_after_stop,
         Stop: _stop_after_all,
         Restart: _start_after_stop,
+        Due: _due_again,
         Spawned: _spawned_late,
         SpawnFailed: _emptied,
         Exited: _stopped_main,

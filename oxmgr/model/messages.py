@@ -173,8 +173,9 @@ class InstanceView(Struct):
     and `tasks` are the tree's, read by whoever shows them, null where they are unknown. `signal` is the name
     of the one that ended the last main process, else null. `cgroup` is its folder in cgroup v2, null without one;
     `oom_kills` how often the kernel killed of it because memory had run out, since the last reset; `limits` those that
-    are set; `warnings` what of its limits and sandbox this host does not hold, and what is wrong with its logs;
-    `log_file` and `error_log_file` are the files in use, which need not be those that were asked for.
+    are set; `warnings` what of its spec this host does not hold, and what is wrong with its logs; `log_file` and
+    `error_log_file` are the files in use, which need not be those that were asked for. `next_run`, Unix time in
+    seconds, is when its schedule is due next, null without one.
     """
 
     name: str
@@ -203,6 +204,7 @@ class InstanceView(Struct):
     oom_kills: int = 0
     limits: dict[str, float | str] = {}
     warnings: list[str] = []
+    next_run: int | None = None
 
 
 class Instances(Struct, tag="instances"):
@@ -261,9 +263,10 @@ class Event(Struct, tag="event", omit_defaults=True, gc=False):
     """Something that happened. `seq` rises by one; `at` is Unix time in seconds.
 
     Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `crashed` `exited` `oom` (the kernel killed of it,
-    memory had run out) `limit` (it is above a soft limit) `backoff` `stopping` `killed` `stopped` `errored` `adopted`
-    `signalled` `reset` (an instance); `daemon-started` `daemon-replaced` `daemon-stopping` (the
-    daemon).
+    memory had run out) `limit` (it is above a soft limit) `scheduled` (a time of its schedule has come) `skipped` (its
+    last run has not ended) `missed` (nobody was there) `watch` (something that it watches has changed) `backoff`
+    `stopping` `killed` `stopped` `errored` `adopted` `signalled` `reset` (an instance); `daemon-started`
+    `daemon-replaced` `daemon-stopping` (the daemon).
     """
 
     seq: int
@@ -323,6 +326,7 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     `ticks` is the main process's start time (proc(5), stat field 22), which with the boot and the pid names a
     process for good. `started_at` is Unix time in seconds. `gone`: the instance was deleted. `session` and `cgroup` are
     where the rest of its tree is, while there may be one.
+    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none).
     """
 
     app: str
@@ -344,6 +348,7 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     due: float = 0.0
     then: str = ""
     ooms: tuple[int, int] = (0, 0)
+    done_until: float = 0.0
 
 
 Journaled = Boot | Observed

@@ -104,6 +104,13 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
 
     `restart_delay_ms` None: the first crash restarts at once and 100 ms is the base of the following ones.
     `log_file` None: the file in the daemon's log folder that is named after the instance.
+
+    `schedule` and `restart_schedule` are cron lines, or ""; an app has one of them at the most. With `schedule` it is a
+    job: run at those times, by all instances, or with `overlap` by one that has nothing to do. With
+    `restart_schedule` it is restarted then. `timezone` "": the machine's. `catch_up`: what was missed counts once.
+
+    `watch` are files and folders: when something in them changes, it is restarted. With `watch_extensions` (without
+    the dot) only files of these count. `watch_ignore` are as oxmgr.lifecycle.watching has them.
     """
 
     name: str
@@ -129,6 +136,15 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     limits: Limits = NO_LIMITS
     sandbox: Sandbox = NO_SANDBOX
     logs: Logs = DEFAULT_LOGS
+    schedule: str = ""
+    restart_schedule: str = ""
+    timezone: str = ""
+    catch_up: bool = False
+    overlap: bool = False
+    watch: list[str] = []
+    watch_extensions: list[str] = []
+    watch_ignore: list[str] = []
+    watch_delay_ms: int = 200
 
 
 def name_error(name: str) -> str | None:

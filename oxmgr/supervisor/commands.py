@@ -183,6 +183,7 @@ class Commands:
                     restart.append(instance)
                 else:
                     self._fleet.launcher.connect(instance)
+                    self._fleet.see_to(instance)
                     if spec.limits != before.limits:
                         limit.append((instance, before.limits))
             self._fleet.gate(app)
@@ -263,8 +264,9 @@ class Commands:
         self._save_and_wait(chosen, False, DOWN, client)
 
     def _restart(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
-        self._fleet.start([one for one in chosen if not one.state.pid])
-        self._fleet.bring_down([one for one in chosen if one.state.pid], Restart())
+        start = [one for one in chosen if not one.state.pid and not one.app.spec.schedule]
+        self._fleet.start(start)
+        self._fleet.bring_down([one for one in chosen if one not in start], Restart(run=True))
         self._save_and_wait(chosen, True, UP, client)
 
     def _save_and_wait(self, chosen: "list[Instance]", running: bool, goal: str, client: "Client") -> None:
@@ -481,6 +483,8 @@ class Commands:
 def _finished(instance: "Instance") -> bool:
     """It has done its work: an apply does not do it again."""
     state = instance.state
+    if instance.app.spec.schedule:
+        return False
     return state.status == is_.EXITED and (state.exit_code == 0 or state.exit_code in instance.app.spec.stop_exit_codes)
 
 

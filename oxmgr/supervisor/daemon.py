@@ -163,6 +163,7 @@ def _set_up(
             log("somebody has removed the socket meanwhile")
         launcher.networks.end()
         outputs.compressor.end()
+        fleet.schedules.end()
         cgroups.close()
         log("ended")
         guard.end(0)

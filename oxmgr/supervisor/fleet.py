@@ -34,6 +34,7 @@ from oxmgr.model.spec import Limits, Spec
 from oxmgr.supervisor import native
 from oxmgr.supervisor.instance import App, Instance
 from oxmgr.supervisor.process import write_stdin
+from oxmgr.supervisor.schedules import Schedules
 from oxmgr.supervisor.soft_limits import SoftLimits
 from oxmgr.supervisor.views import observed, view
 
@@ -71,6 +72,7 @@ class Fleet:
         self._journal = journal
         self._events = events
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
+        self.schedules = Schedules(loop, self.send, self._tell, self._note)
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
         trees.emptied = self._emptied
@@ -120,6 +122,7 @@ class Fleet:
             pass
         if not app.instances and self.apps.get(app.spec.name) is app:
             del self.apps[app.spec.name]
+            self.schedules.update(app)
             self._events.tell("deleted", app=app.spec.name)
             self._regate(app.spec.name)
 
@@ -238,15 +241,15 @@ class Fleet:
             if state.deadline is not None:
                 instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
         self._journal.add(observed(instance))
-        self._loop.call(self._see_to, instance)
+        self._loop.call(self.see_to, instance)
         self.changed(instance)
         if state.status != old.status:
             self._regate(instance.app.spec.name)
             if self._held and state.status != is_.STOPPING:
                 self._release()
 
-    def _see_to(self, instance: Instance) -> None:
-        """What others have to do now that it has another state."""
+    def see_to(self, instance: Instance) -> None:
+        """What others have to do now that it has another state, or its app another spec."""
         state = instance.state
         if state.status == is_.STOPPING and not state.pid and instance.spawning is None:
             self.trees.watch(instance)
@@ -255,6 +258,14 @@ class Fleet:
         if instance.down:
             self.launcher.put_away(instance)
         self._soft.update(instance)
+        self.schedules.update(instance.app)
+
+    def _tell(self, kind: str, instance: Instance, reason: str) -> None:
+        self._events.tell(kind, instance, instance.state, reason)
+
+    def _note(self, app: App) -> None:
+        for instance in app.instances.values():
+            self._journal.add(observed(instance))
 
     def _carry_out(self, instance: Instance, effect: Effect) -> Event | None:
         """A fault in it must not leave the instance between two states: a start has failed then, and a stop is tried

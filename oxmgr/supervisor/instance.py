@@ -70,11 +70,16 @@ class Instance:
 
 
 class App:
-    """`environ` is what its starter had, as NUL-terminated `KEY=value`."""
+    """`environ` is what its starter had, as NUL-terminated `KEY=value`. `troubles`: what of its spec does not work now,
+    by the key that asks for it. The schedules': `done_until` is the Unix time up to which its times are done (0: none
+    yet), `next_run` the next one, as far as it is known."""
 
-    __slots__ = ("environ", "instances", "spec")
+    __slots__ = ("done_until", "environ", "instances", "next_run", "spec", "troubles")
 
     def __init__(self, spec: Spec, environ: bytes) -> None:
         self.spec = spec
         self.environ = environ
         self.instances: dict[int, Instance] = {}
+        self.troubles: dict[str, str] = {}
+        self.done_until = 0.0
+        self.next_run: int | None = None

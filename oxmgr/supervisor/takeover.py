@@ -32,9 +32,13 @@ def restore(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]", *, same_boo
     a reboot."""
     stays = is_.DOWN if same_boot else (is_.STOPPED, is_.EXITED)
     for instance in fleet:
-        old = seen.get((instance.app.spec.name, instance.index))
+        app = instance.app
+        old = seen.get((app.spec.name, instance.index))
         if old is not None:
-            final = old.status if old.status in stays else is_.STOPPED
+            if old.done_until:
+                app.done_until = min(old.done_until, app.done_until or old.done_until)
+            # A job has never ended for good.
+            final = old.status if old.status in stays and not app.spec.schedule else is_.STOPPED
             instance.state = State(
                 final,
                 restarts=old.restarts,

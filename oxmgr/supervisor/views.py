@@ -33,7 +33,15 @@ def observed(instance: "Instance") -> messages.Observed:
         due=due,
         then=state.then,
         ooms=instance.ooms,
+        done_until=_done_until(instance),
     )
+
+
+def _done_until(instance: "Instance") -> float:
+    """A run that has not begun is not done."""
+    app, state = instance.app, instance.state
+    begins = state.scheduled and state.status in (is_.WAITING, is_.STARTING)
+    return app.done_until - 1 if begins and app.done_until else app.done_until
 
 
 def view(instance: "Instance", files: tuple[str, str]) -> messages.InstanceView:
@@ -47,8 +55,10 @@ def view(instance: "Instance", files: tuple[str, str]) -> messages.InstanceView:
         uptime_ms=int((time.monotonic() - state.started) * 1000) if state.pid else None,
     )
     made.reason = instance.stuck or state.reason
+    made.next_run = None if instance.down else instance.app.next_run
     made.warnings = [
         *instance.warnings,
+        *instance.app.troubles.values(),
         *(output.trouble for output in instance.outputs if output.trouble),
     ]
     return made
