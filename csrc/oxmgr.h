@@ -125,9 +125,10 @@ int ox_wall_timerfd_set(int fd, int64_t nanoseconds);
 /* A non-blocking, close-on-exec inotify fd, or -errno. */
 int ox_watch(void);
 
-/* Has it tell of everything that is made, written to the end, moved or removed in a folder. Returns the number by which
- * its events name it, the same for a folder that it knows; or -errno, -ENOTDIR where it is none. */
-int ox_watch_add(int fd, const char *folder);
+/* Has it tell of what is made, moved or removed in a folder, and with `written` of what is written to the end in it.
+ * Returns the number by which its events name the folder, the same for one that it knows, of which it then tells no
+ * less than before; or -errno, -ENOTDIR where it is none. */
+int ox_watch_add(int fd, const char *folder, int written);
 
 int ox_watch_remove(int fd, int number);
 

@@ -17,9 +17,9 @@ int ox_watch(void) {
     return fd < 0 ? -errno : fd;
 }
 
-int ox_watch_add(int fd, const char *folder) {
-    const uint32_t mask = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF |
-                          IN_MOVE_SELF | IN_ONLYDIR | IN_EXCL_UNLINK;
+int ox_watch_add(int fd, const char *folder, int written) {
+    const uint32_t mask = IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF |
+                          IN_ONLYDIR | IN_EXCL_UNLINK | IN_MASK_ADD | (written ? IN_CLOSE_WRITE : 0);
     int number = inotify_add_watch(fd, folder, mask);
     return number < 0 ? -errno : number;
 }

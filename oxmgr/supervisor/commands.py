@@ -383,6 +383,7 @@ class Commands:
         self._events.tell("daemon-stopping")
         if not self._desired.saved:
             self._desired.commit(lambda draft: None, lambda error: self._end_when_down())
+        self._fleet.watches.end()
         self._fleet.bring_down(list(self._fleet), Stop(keep=True, signalled=signalled))
         self._end_when_down()
 

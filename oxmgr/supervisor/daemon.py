@@ -125,7 +125,7 @@ def _set_up(
     trees = Trees(cgroups, loop)
     outputs = Outputs(loop, places, background, log, guard)
     launcher = Launcher(places, loop, background, trees, outputs, given)
-    fleet = Fleet(loop, journal, events, trees, launcher, places)
+    fleet = Fleet(loop, background, journal, events, trees, launcher, places)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
     Aging(loop, background, outputs, fleet)
     handover = Handover(loop, desired, launcher, guard, log, lock, given, options)

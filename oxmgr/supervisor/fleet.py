@@ -12,6 +12,7 @@ from oxmgr.lifecycle.machine import (
     KILL,
     SIGNAL,
     SPAWN,
+    Changed,
     Effect,
     Emptied,
     Event,
@@ -37,12 +38,14 @@ from oxmgr.supervisor.process import write_stdin
 from oxmgr.supervisor.schedules import Schedules
 from oxmgr.supervisor.soft_limits import SoftLimits
 from oxmgr.supervisor.views import observed, view
+from oxmgr.supervisor.watches import Watches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from oxmgr.model.places import Places
+    from oxmgr.supervisor.background import Background
     from oxmgr.supervisor.events import Events
     from oxmgr.supervisor.journal import Journal
     from oxmgr.supervisor.launcher import Launcher
@@ -59,7 +62,14 @@ class Fleet:
     called with an instance after each of its steps, once all of a step's effects are done."""
 
     def __init__(
-        self, loop: "Loop", journal: "Journal", events: "Events", trees: "Trees", launcher: "Launcher", places: "Places"
+        self,
+        loop: "Loop",
+        background: "Background",
+        journal: "Journal",
+        events: "Events",
+        trees: "Trees",
+        launcher: "Launcher",
+        places: "Places",
     ) -> None:
         self.apps: dict[str, App] = trees.apps
         self.trees = trees
@@ -73,6 +83,7 @@ class Fleet:
         self._events = events
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
         self.schedules = Schedules(loop, self.send, self._tell, self._note)
+        self.watches = Watches(loop, background, places, self.apps, self._on_files)
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
         trees.emptied = self._emptied
@@ -123,6 +134,7 @@ class Fleet:
         if not app.instances and self.apps.get(app.spec.name) is app:
             del self.apps[app.spec.name]
             self.schedules.update(app)
+            self.watches.update(app)
             self._events.tell("deleted", app=app.spec.name)
             self._regate(app.spec.name)
 
@@ -259,6 +271,14 @@ class Fleet:
             self.launcher.put_away(instance)
         self._soft.update(instance)
         self.schedules.update(instance.app)
+        self.watches.update(instance.app)
+
+    def _on_files(self, app: App, reason: str, at: float) -> None:
+        """Something that it watches has changed. Who was started later has seen it; and what an app does to its files
+        as it ends is no reason to end it again."""
+        for instance in list(app.instances.values()):
+            if instance.started_at < at:
+                self.send(instance, Changed(reason))
 
     def _tell(self, kind: str, instance: Instance, reason: str) -> None:
         self._events.tell(kind, instance, instance.state, reason)

@@ -166,6 +166,8 @@ def wall_timerfd_set(fd: int, nanoseconds: int) -> bool:
 WRITTEN, MADE, REMOVED = lib.OX_WATCH_WRITTEN, lib.OX_WATCH_MADE, lib.OX_WATCH_REMOVED
 MOVED_FROM, MOVED_TO = lib.OX_WATCH_MOVED_FROM, lib.OX_WATCH_MOVED_TO
 SELF_REMOVED, SELF_MOVED = lib.OX_WATCH_SELF_REMOVED, lib.OX_WATCH_SELF_MOVED
+_EVENTS = 16 * 1024
+_EVENT_MOST = lib.OX_WATCH_HEAD + 256
 OVERFLOW, FORGOTTEN, FOLDER = lib.OX_WATCH_OVERFLOW, lib.OX_WATCH_FORGOTTEN, lib.OX_WATCH_FOLDER
 
 
@@ -173,9 +175,9 @@ def watch() -> int:
     return _check(lib.ox_watch())
 
 
-def watch_add(fd: int, folder: str) -> int:
+def watch_add(fd: int, folder: str, *, written: bool = True) -> int:
     """The number of the folder in what `read_watch` gives. May run in several threads at once."""
-    return _check(lib.ox_watch_add(fd, os.fsencode(folder)))
+    return _check(lib.ox_watch_add(fd, os.fsencode(folder), written))
 
 
 def watch_remove(fd: int, number: int) -> None:
@@ -183,12 +185,12 @@ def watch_remove(fd: int, number: int) -> None:
     lib.ox_watch_remove(fd, number)
 
 
-def read_watch(fd: int) -> list[tuple[int, int, str]]:
-    """(number, mask, name) of what has happened, in order; empty when there is nothing more."""
+def read_watch(fd: int) -> tuple[list[tuple[int, int, str]], bool]:
+    """(number, mask, name) of what has happened, in order, some hundreds; and whether these are all that there were."""
     try:
-        data = os.read(fd, 64 * 1024)
+        data = os.read(fd, _EVENTS)
     except BlockingIOError:
-        return []
+        return [], True
     found: list[tuple[int, int, str]] = []
     at = 0
     while at < len(data):
@@ -197,7 +199,7 @@ def read_watch(fd: int) -> list[tuple[int, int, str]]:
         begin = at + lib.OX_WATCH_HEAD
         at = begin + int.from_bytes(data[at + 12 : at + 16], sys.byteorder)
         found.append((number, mask, os.fsdecode(data[begin:at].rstrip(b"\0"))))
-    return found
+    return found, len(data) <= _EVENTS - _EVENT_MOST
 
 
 # --- logs ---

@@ -425,7 +425,7 @@ class Life(RuleBasedStateMachine):
     def restart(self, run: bool) -> None:
         self.wanted = True
         self.send(m.Restart(run))
-        if run and self.spec.schedule and self.state.status == is_.WAITING:
+        if run and self.spec.schedule and self.state.status == is_.WAITING and self.spawn_works:
             assert self.state.scheduled, "it was to be run now"
 
     @rule()
@@ -438,8 +438,10 @@ class Life(RuleBasedStateMachine):
     def time_of_its_schedule_is_known(self) -> None:
         self.send(m.Planned("runs tomorrow"))
 
+    @precondition(lambda self: self.wanted or not self.state.desired)
     @rule()
     def something_that_is_watched_changes(self) -> None:
+        """Not when a daemon has ended, which watches nothing any more."""
         before = self.state
         self.send(m.Changed("main.py"))
         assert before.status != is_.STOPPED or self.state == before
