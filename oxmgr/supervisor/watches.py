@@ -70,7 +70,7 @@ class Watches:
             try:
                 fd = native.watch()
             except OSError as error:
-                app.troubles["watch"] = _why_not("max_user_instances", error)
+                app.troubles["watch"] = _too_few("nothing is watched", "max_user_instances", error)
                 return
             app.troubles.pop("watch", None)
             self._watches[app] = _Watch(self._loop, self._background, app, fd, self._owns(), self._changed)
@@ -164,8 +164,8 @@ class _Watch:
         self._anchors.update(walk.anchors)
         self._unwatched += walk.unwatched
         if self._unwatched:
-            folders = f"{self._unwatched} folder{'' if self._unwatched == 1 else 's'} of it"
-            self._app.troubles["watch"] = f"{folders}: {_why_not('max_user_watches', None)}"
+            what = "a folder is not watched" if self._unwatched == 1 else f"{self._unwatched} folders are not watched"
+            self._app.troubles["watch"] = _too_few(what, "max_user_watches")
         for path in walk.changed:
             self._note(path)
         self._loop.change(self._fd, READ)
@@ -189,7 +189,7 @@ class _Watch:
         try:
             fd = native.watch()
         except OSError as error:
-            self._app.troubles["watch"] = _why_not("max_user_instances", error)
+            self._app.troubles["watch"] = _too_few("nothing is watched", "max_user_instances", error)
             return
         self._app.troubles.pop("watch", None)
         self._loop.remove(self._fd)
@@ -313,11 +313,11 @@ def _own_files(places: "Places", apps: "dict[str, App]") -> "Callable[[str], boo
     return is_own
 
 
-def _why_not(limit: str, error: OSError | None) -> str:
+def _too_few(what: str, limit: str, error: OSError | None = None) -> str:
     try:
         with open(f"/proc/sys/fs/inotify/{limit}") as file:
             most = file.read().strip()
     except OSError:
         most = "?"
     why = f" ({error.strerror})" if error is not None else ""
-    return f"watch: not watched{why}, fs.inotify.{limit} is {most} for all programs of a user: raise it with sysctl"
+    return f"watch: {what}{why}: fs.inotify.{limit} is {most} for all programs of a user, raise it with sysctl"

@@ -287,3 +287,33 @@ def test_a_large_tree_keeps_nobody_waiting(home: Home, project: Path) -> None:
     wait_until(lambda: is_watching(home.daemon.pid if home.daemon else 0, 2041), "all of it is watched")
     (project / "d7/e7/deep").write_text("1\n")
     next_pid(home, pid, "deep in it")
+
+
+def limited(limit: str) -> list[str]:
+    """What starts a daemon in a user namespace that has few of something (namespaces(7), /proc/sys/user)."""
+    return ["unshare", "--user", "--map-root-user", "sh", "-c", f'echo {limit} && exec "$@"', "sh"]
+
+
+def test_too_few_watches_are_a_warning_and_what_is_watched_works(empty_home: Home) -> None:
+    home = empty_home
+    home.wrap = limited("3 > /proc/sys/user/max_inotify_watches")
+    home.start_daemon()
+    project = home.folder / "project"
+    for number in range(6):
+        (project / f"d{number}").mkdir(parents=True)
+    home.apply(watched(home, project))
+    view = home.until("app", lambda view: view.warnings)
+    assert "watch: 4 folders are not watched: fs.inotify.max_user_watches is " in view.warnings[0]
+    assert view.pid is not None
+    (project / "main.py").write_text("1\n")
+    next_pid(home, view.pid, "the folder itself is watched")
+
+
+def test_no_inotify_at_all_is_a_warning(empty_home: Home) -> None:
+    home = empty_home
+    home.wrap = limited("0 > /proc/sys/user/max_inotify_instances")
+    home.start_daemon()
+    done = home.apply(watched(home, home.folder))
+    view = done.instances[0]
+    assert view.status == "running" and not done.failed
+    assert "fs.inotify.max_user_instances is " in view.warnings[0]
