@@ -4,7 +4,7 @@ import os
 import time
 
 from oxmgr import __version__
-from oxmgr.lifecycle.machine import Reset, Restart, Stop
+from oxmgr.lifecycle.events import Reset, Restart, Stop
 from oxmgr.model import messages as m
 from oxmgr.model import status as is_
 from oxmgr.model.check import NUMBERS, spec_error

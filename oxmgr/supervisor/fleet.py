@@ -7,7 +7,7 @@ import os
 import time
 
 from oxmgr.lifecycle.dependencies import Dependency, unmet
-from oxmgr.lifecycle.machine import (
+from oxmgr.lifecycle.events import (
     GATE,
     KILL,
     SIGNAL,
@@ -25,8 +25,8 @@ from oxmgr.lifecycle.machine import (
     State,
     Stop,
     Tick,
-    step,
 )
+from oxmgr.lifecycle.machine import step
 from oxmgr.model import messages
 from oxmgr.model import status as is_
 from oxmgr.model.graph import start_order

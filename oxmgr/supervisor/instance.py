@@ -1,6 +1,6 @@
 """What is known of an app and of each of its copies. Only data: who changes it is said at each part."""
 
-from oxmgr.lifecycle.machine import State
+from oxmgr.lifecycle.events import State
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
 

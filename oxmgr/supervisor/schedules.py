@@ -8,7 +8,8 @@ timerfd on CLOCK_REALTIME wakes the loop for the next of them, and whenever that
 import os
 import time
 
-from oxmgr.lifecycle.machine import Due, Planned, awaits_time
+from oxmgr.lifecycle.events import Due, Planned
+from oxmgr.lifecycle.machine import awaits_time
 from oxmgr.lifecycle.schedule import Times, look
 from oxmgr.model import status as is_
 from oxmgr.supervisor import native
@@ -19,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from oxmgr.lifecycle.machine import Event
+    from oxmgr.lifecycle.events import Event
     from oxmgr.supervisor.instance import App, Instance
     from oxmgr.supervisor.loop import Loop
 

@@ -3,7 +3,7 @@
 import os
 import time
 
-from oxmgr.lifecycle.machine import START, Adopted, Remains, State, Stop
+from oxmgr.lifecycle.events import START, Adopted, Remains, State, Stop
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.supervisor import cgroup, descendants, native, process

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from oxmgr.client.saved import read_saved_events
-from oxmgr.model.messages import Act
+from oxmgr.model.codec import Decoder, encode
+from oxmgr.model.messages import Act, Boot, Journaled, Observed
+from oxmgr.model.records import file_header, read_records, record
 from tests.conftest import Home, wait_until
 from tests.integration.conftest import Ox
 
@@ -100,15 +102,16 @@ def test_a_service_that_has_ended_is_not_started_by_its_restart_schedule(home: H
     assert kinds(home, "app") == ["added", "started", "exited"]
 
 
-def test_what_was_missed_while_no_daemon_was_there(home: Home) -> None:
-    """A daemon that died a minute ago and more: its journal says up to when all was done."""
+@pytest.mark.parametrize("boot", ["", "another boot"])
+def test_what_was_missed_while_no_daemon_was_there(home: Home, boot: str) -> None:
+    """A daemon that died long ago, perhaps with the machine: its journal says up to when all was done."""
     jobs = {
         "late": home.sh("late", "echo ran", schedule="0 0 0 * * *", catch_up=True, restart="never"),
         "lost": home.sh("lost", "echo ran", schedule="0 0 0 * * *", restart="never"),
     }
     home.apply(*jobs.values())
     home.kill_daemon()
-    _age_journal(home, 2 * 24 * 3600)
+    _age_journal(home, 2 * 24 * 3600, boot)
     home.start_daemon()
     wait_until(lambda: home.log("late") == "ran\n", "it is caught up with, once")
     home.until("lost", lambda view: view.reason.startswith("runs at "))
@@ -120,16 +123,14 @@ def test_what_was_missed_while_no_daemon_was_there(home: Home) -> None:
     assert home.log("late") == "ran\n", "and not by the next daemon again"
 
 
-def _age_journal(home: Home, seconds: float) -> None:
-    from oxmgr.model.codec import Decoder, encode
-    from oxmgr.model.messages import Journaled, Observed
-    from oxmgr.model.records import file_header, read_records, record
-
+def _age_journal(home: Home, seconds: float, boot: str) -> None:
     path = Path(home.places.journal)
     entries = [Decoder(Journaled).decode(one) for one in read_records("journal", path.read_bytes())[0]]
     for entry in entries:
         if isinstance(entry, Observed) and entry.done_until:
             entry.done_until -= seconds
+        elif isinstance(entry, Boot) and boot:
+            entry.id = boot
     path.write_bytes(file_header("journal") + b"".join(record(encode(entry)) for entry in entries))
 
 

@@ -4,8 +4,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from oxmgr.lifecycle import machine as m
+from oxmgr.lifecycle import events as m
 from oxmgr.lifecycle.backoff import restart_delay
+from oxmgr.lifecycle.machine import _TABLE, awaits_time, step
 from oxmgr.model import status as is_
 from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec
 
@@ -21,7 +22,7 @@ def run(
     state = state or m.State()
     effects: list[m.Effect] = []
     for event in events:
-        state, more = m.step(state, event, spec, now, 0.0)
+        state, more = step(state, event, spec, now, 0.0)
         effects += more
     return state, effects
 
@@ -31,7 +32,7 @@ def notes(effects: list[m.Effect]) -> list[str]:
 
 
 def test_the_table_is_total() -> None:
-    assert set(m._TABLE) == {(status, event) for status in is_.ALL for event in m.EVENTS}
+    assert set(_TABLE) == {(status, event) for status in is_.ALL for event in m.EVENTS}
 
 
 def test_every_status_can_be_left() -> None:
@@ -47,7 +48,7 @@ def test_every_status_can_be_left() -> None:
     ]
     for status in is_.ALL:
         state = m.State(status, deadline=None)
-        assert any(m.step(state, event, spec, 0.0, 0.0)[0].status != status for event in samples), status
+        assert any(step(state, event, spec, 0.0, 0.0)[0].status != status for event in samples), status
 
 
 RUNNING = (m.Start(), m.Go(), m.Spawned(7))
@@ -83,7 +84,7 @@ def test_a_good_run_sets_the_counters_back() -> None:
     spec = make_spec(restart_window_secs=60, max_restarts=3)
     state, _ = run(spec, *RUNNING, m.Exited(1, None), m.Spawned(8), m.Exited(1, None), m.Tick(), m.Spawned(9))
     assert state.crashes == 2
-    state, _ = m.step(state, m.Exited(1, None), spec, 160.1, 0.0)
+    state, _ = step(state, m.Exited(1, None), spec, 160.1, 0.0)
     assert (state.crashes, state.streak, state.status) == (1, 1, is_.STARTING)
 
 
@@ -383,7 +384,7 @@ class Life(RuleBasedStateMachine):
         for _ in range(20):
             if following is None:
                 return
-            self.state, effects = m.step(self.state, following, self.spec, self.now, 0.5)
+            self.state, effects = step(self.state, following, self.spec, self.now, 0.5)
             following = None
             for effect in effects:
                 following = self.carry_out(effect) or following
@@ -492,7 +493,7 @@ class Life(RuleBasedStateMachine):
     @rule(blocked=st.booleans())
     def dependency_changes(self, blocked: bool) -> None:
         self.blocked = blocked
-        if self.state.status == is_.WAITING and not m.awaits_time(self.state, self.spec):
+        if self.state.status == is_.WAITING and not awaits_time(self.state, self.spec):
             self.send(m.Hold("waits for db") if blocked else m.Go())
 
     @rule(takes_time=st.booleans())
@@ -545,7 +546,7 @@ class Life(RuleBasedStateMachine):
         if status in is_.DOWN:
             assert not self.main and not self.rest and self.state.then == ""
         if status == is_.WAITING and self.state.deadline is None:
-            assert self.blocked or m.awaits_time(self.state, self.spec)
+            assert self.blocked or awaits_time(self.state, self.spec)
         if self.spec.schedule:
             assert status not in (is_.EXITED, is_.ERRORED), "a job waits for its next time, whatever became of the last"
 
