@@ -438,9 +438,12 @@ def test_a_program_that_is_not_there_fails_with_its_name(home: Home) -> None:
 
 
 def test_an_idle_daemon_is_not_woken(home: Home) -> None:
-    """Not by a poll, and not by the timer of a stop that is over."""
+    """Not by a poll, and not by the timer of a stop that is over, nor by what is to come or is watched."""
+    (home.folder / "src").mkdir()
     home.apply(
-        home.sh("app", "exec sleep 1000", instances=20, stop_timeout_ms=700), home.sh("other", "exec sleep 1000")
+        home.sh("app", "exec sleep 1000", instances=20, stop_timeout_ms=700),
+        home.sh("other", "exec sleep 1000", watch=[str(home.folder / "src")], restart_schedule="@yearly"),
+        home.sh("job", "true", schedule="@yearly"),
     )
     home.request(Act("restart", ["app"]))
     assert home.daemon is not None
