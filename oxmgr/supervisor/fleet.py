@@ -86,6 +86,7 @@ class Fleet:
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
+        self._releasing = False
         trees.emptied = self._emptied
         launcher.later = self.send
         launcher.claim = self._claim
@@ -188,6 +189,15 @@ class Fleet:
         return {name: list(app.spec.depends_on) for name, app in self.apps.items()}
 
     def _release(self) -> None:
+        if self._releasing:
+            return  # within a step that one further up has had taken, which looks again
+        self._releasing = True
+        try:
+            self._release_all()
+        finally:
+            self._releasing = False
+
+    def _release_all(self) -> None:
         while True:
             self._sinking = {one for one in self._sinking if one.state.status == is_.STOPPING}
             waited = {*self._sinking, *(one for one in self._held if one.state.status in is_.LIVE)}

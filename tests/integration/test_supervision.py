@@ -461,3 +461,11 @@ def test_an_idle_daemon_is_not_woken(home: Home) -> None:
     before = switches()
     select.select([], [], [], 1.5)
     assert switches() == before
+
+
+def test_hundreds_that_wait_are_stopped_at_once(home: Home) -> None:
+    connection = home.connect()
+    connection._send(Apply([home.sh("app", "true", instances=600, start_delay_ms=3_600_000)]))
+    wait_until(lambda: len(home.views()) == 600, "all of them to wait")
+    done = home.request(Act("stop", ["all"]))
+    assert not done.failed and {view.status for view in done.instances} == {"stopped"}
