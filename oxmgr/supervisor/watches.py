@@ -13,7 +13,7 @@ from stat import S_ISLNK, S_ISREG
 from oxmgr.lifecycle.watching import Filter, describe
 from oxmgr.model import status as is_
 from oxmgr.model.logindex import ROTATED, SUFFIX
-from oxmgr.model.spec import log_paths
+from oxmgr.model.logpaths import log_paths
 from oxmgr.supervisor import native
 from oxmgr.supervisor.loop import READ
 from oxmgr.supervisor.walk import PATHS, Walk
