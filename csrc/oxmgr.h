@@ -1,7 +1,8 @@
 /* The extension's whole interface. build.py hands what stands between the two marks to cffi.
  *
  * Functions return 0 or a count, or -errno; results come through pointers, which are left alone on failure
- * unless said otherwise. Nothing here keeps a pointer that it was given. One thread calls it, but for ox_spawn.
+ * unless said otherwise. Nothing here keeps a pointer that it was given. One thread calls it, but for ox_spawn and
+ * ox_watch_add.
  */
 #ifndef OXMGR_H
 #define OXMGR_H
@@ -114,6 +115,38 @@ int ox_timerfd(void);
 
 /* Sets it to that moment of CLOCK_MONOTONIC; 0 disarms it. */
 int ox_timerfd_set(int fd, int64_t nanoseconds);
+
+/* A non-blocking, close-on-exec timerfd on CLOCK_REALTIME, or -errno. */
+int ox_wall_timerfd(void);
+
+/* Sets it to that moment of CLOCK_REALTIME; 0 disarms it. It is readable as well, and a read of it fails with ECANCELED,
+ * when that clock was set, or the machine slept; -ECANCELED: just now, and it is armed all the same. */
+int ox_wall_timerfd_set(int fd, int64_t nanoseconds);
+
+/* --- what is watched --- */
+
+/* A non-blocking, close-on-exec inotify fd, or -errno. */
+int ox_watch(void);
+
+/* Has it tell of what is made, moved or removed in a folder, and with `written` of what is written to the end in it.
+ * Returns the number by which its events name the folder, the same for one that it knows, of which it then tells no
+ * less than before; or -errno, -ENOTDIR where it is none. */
+int ox_watch_add(int fd, const char *folder, int written);
+
+int ox_watch_remove(int fd, int number);
+
+#define OX_WATCH_HEAD 16 /* bytes of struct inotify_event before the name: int wd; uint32_t mask, cookie, len */
+
+#define OX_WATCH_WRITTEN 0x8
+#define OX_WATCH_MOVED_FROM 0x40
+#define OX_WATCH_MOVED_TO 0x80
+#define OX_WATCH_MADE 0x100
+#define OX_WATCH_REMOVED 0x200
+#define OX_WATCH_SELF_REMOVED 0x400
+#define OX_WATCH_SELF_MOVED 0x800
+#define OX_WATCH_OVERFLOW 0x4000
+#define OX_WATCH_FORGOTTEN 0x8000
+#define OX_WATCH_FOLDER 0x40000000
 
 /* --- logs --- */
 

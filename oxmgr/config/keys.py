@@ -5,6 +5,7 @@ from typing import NamedTuple
 from oxmgr.config.lines import Path
 from oxmgr.model.spec import ALERT_KINDS, CONDITIONS, LOG_FORMATS, LOG_SINKS, ON_FULL, RESTARTS, STOP_MODES
 
+HOUR_MS = 3600 * 1000
 YEAR_MS = 365 * 24 * 3600 * 1000
 PETABYTE_MB = 1_000_000_000
 PERCENT = 1_000_000
@@ -48,6 +49,15 @@ KEYS = {
         Key("stop_signal", "signal", "SIGTERM", "what a stop sends first"),
         Key("stop_timeout_ms", "int", "10000", "how long a stop waits before the whole tree is killed"),
         Key("stop_mode", "choice", "group", "who gets the stop signal: the process group, the main process, or the whole tree", choices=STOP_MODES),
+        Key("schedule", "schedule", "", "a cron line of 5 fields, or of 6 with the second first, or `@daily` and the like: the app is a job, run at these times"),
+        Key("restart_schedule", "schedule", "", "the same: a service that is running is restarted at these times"),
+        Key("timezone", "zone", "the machine's", "of both, as `Europe/Vienna`"),
+        Key("catch_up", "bool", "false", "a time that was missed (no daemon was there, the machine slept): true: it counts once, late; false: not at all"),
+        Key("overlap", "bool", "false", "of a job: false: a run that is due while the last one still runs is left out; true: it goes to the next of its `instances`"),
+        Key("watch", "watch", "false", "restart when a file changes: true: in the app's folder and below; or an array of files and folders"),
+        Key("watch_extensions", "extensions", "all", 'files with other endings do not count: `["js", "json"]`'),
+        Key("watch_ignore", "globs", "", "what does not count either: names, or paths from the watched folder on; `*` and `?` may stand in them"),
+        Key("watch_delay_ms", "int", "200", "how long nothing more has to change before it is restarted", 0, HOUR_MS),
         Key("namespace", "namespace", "default", "a label to act on: `oxmgr stop @NAME`"),
         Key("disabled", "bool", "false", "leave the app out"),
         Key("profiles", "profiles", "", "tables of other values, chosen by `--env NAME`"),
@@ -158,14 +168,6 @@ LATER = frozenset(
     [
         "listen",
         "reuse_port",
-        "watch",
-        "watch_extensions",
-        "watch_ignore",
-        "watch_delay_ms",
-        "schedule",
-        "restart_schedule",
-        "timezone",
-        "catch_up",
         "log_date_format",
         "webhook",
     ]

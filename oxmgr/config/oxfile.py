@@ -17,6 +17,7 @@ from oxmgr.config.lines import Path, find_lines, find_octals
 from oxmgr.config.logs import make_logs
 from oxmgr.config.ready import ready_error
 from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_caller
+from oxmgr.config.schedules import check_schedule
 from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle, start_order
@@ -161,6 +162,7 @@ class _Oxfile:
         self.depends: dict[str, list[str]] = {}
         self.sink: str | None = None
         self.exit_when = ALL
+        self.jobs: set[str] = set()
 
     # --- the file ---
 
@@ -238,6 +240,8 @@ class _Oxfile:
                 path = ("processes", name, "depends_on")
                 if other in disabled:
                     self.fail(path, f"{other} is disabled")
+                elif other in self.jobs:
+                    self.fail(path, f"{other} has a schedule: it is run at its times, and nothing can wait for it")
                 elif other not in names:
                     self.fail(path, f"there is no app {other}{nearest(other, list(names))}")
         cycle = find_cycle(self.depends)
@@ -330,6 +334,9 @@ class _Oxfile:
                 self.fail(merged["ready",].where, wrong_ready)
         read["restart"] = self.restart(read, merged)
         read.pop("restart_on_exit", None)
+        self.schedule(name, read, merged)
+        if isinstance(read.get("watch"), bool):
+            read["watch"] = [folder] if read["watch"] else []
         if len(self.problems) > before:
             return None
         return Spec(name, command[1], command[0], folder, env=env, **read)  # type: ignore[arg-type]
@@ -409,7 +416,15 @@ class _Oxfile:
                 merged["restart_on_exit",].where,
                 f"says {meant!r}, but restart says {read['restart']!r}: write one of them",
             )
-        return read.get("restart") or meant or ON_FAILURE
+        return read.get("restart") or meant or (NEVER if read.get("schedule") else ON_FAILURE)
+
+    def schedule(self, name: str, read: Table, merged: Layer) -> None:
+        def own(key: str) -> bool:
+            return (key,) in merged and merged[key,].where[0] != "defaults"
+
+        if read.get("schedule"):
+            self.jobs.add(name)
+        check_schedule(read, own, lambda key, message: self.fail(merged[key,].where, message))
 
     def check_program(self, argv: list[str], folder: str, env: dict[str, str], place: Path) -> None:
         if argv[0] == SHELL or not os.path.isdir(folder):

@@ -1,2 +1,2 @@
-"""Programs of their own that the daemon runs for what it must not load or wait for itself. They import neither its nor
-the command line's parts, and nothing imports them."""
+"""Programs of their own that the daemon runs for what it must not load or wait for itself. They import the model and
+what of the client reads logs, and nothing imports them."""

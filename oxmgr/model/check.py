@@ -8,6 +8,7 @@ from oxmgr.model.capabilities import capability_mask
 from oxmgr.model.logpaths import log_name_error
 from oxmgr.model.spec import (
     ALERT_KINDS,
+    ALWAYS,
     CONDITIONS,
     LOG_FORMATS,
     LOG_SINKS,
@@ -29,6 +30,7 @@ from oxmgr.model.spec import (
 )
 from oxmgr.model.urls import address, endpoint
 
+HOUR_MS = 3600 * 1000
 YEAR_MS = 365 * 24 * 3600 * 1000
 PETABYTE_MB = 1_000_000_000
 PERCENT = 1_000_000
@@ -44,6 +46,9 @@ TEXT_LIMIT = 4 * 1024 * 1024
 PATH_LIMIT = 4095
 """PATH_MAX of the kernel, without the NUL."""
 
+LINE_LIMIT = 256
+"""Of a cron line, and of the name of a time zone."""
+
 LIST_LIMIT = 65_536
 """Of the entries in a list: as many groups as a process can have (NGROUPS_MAX)."""
 
@@ -58,6 +63,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "max_unavailable": (1, 10_000),
     "stop_signal": (1, LAST_SIGNAL),
     "stop_timeout_ms": (0, YEAR_MS),
+    "watch_delay_ms": (0, HOUR_MS),
 }
 WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES, "stdin": STDINS}
 HEALTH: dict[str, tuple[float, float]] = {
@@ -128,6 +134,8 @@ def spec_error(spec: Spec) -> str | None:
         or _health(spec.health_check)
         or _hooks(spec.hooks)
         or _alerts(spec.alerts)
+        or _schedule(spec)
+        or _watch(spec)
         or _size(spec)
     )
 
@@ -354,19 +362,45 @@ def _sandbox(sandbox: Sandbox) -> str | None:
     return next(filter(None, (_path("sandbox.read_only_paths", path) for path in sandbox.read_only_paths)), None)
 
 
+def _schedule(spec: Spec) -> str | None:
+    """What a helper is given as a word of its command; whether it is ever due is the helper's to say."""
+    if not (spec.schedule or spec.restart_schedule or spec.timezone or spec.overlap):
+        return None
+    for key in ("schedule", "restart_schedule", "timezone"):
+        text = getattr(spec, key)
+        if len(text) > LINE_LIMIT or not (text.isascii() and (text.isprintable() or not text)):
+            return f"{key}: expected at most {LINE_LIMIT} plain characters, got {_shown(text)}"
+    if spec.timezone.startswith("/") or ".." in spec.timezone:
+        return f"timezone: expected a name as Europe/Vienna, got {_shown(spec.timezone)}"
+    if spec.schedule and spec.restart_schedule:
+        return "restart_schedule: it has a schedule as well, and is either run or restarted"
+    if spec.schedule and spec.restart == ALWAYS:
+        return "restart: with a schedule it cannot be 'always', for it would not end"
+    if spec.overlap and not (spec.schedule and spec.instances > 1):
+        return "overlap: needs a schedule, and 2 instances or more: as many runs may be at a time"
+    return None
+
+
+def _watch(spec: Spec) -> str | None:
+    for path in spec.watch:
+        wrong = _path("watch", path)
+        if wrong:
+            return wrong
+    for key in ("watch_extensions", "watch_ignore"):
+        for text in getattr(spec, key):
+            if not text or "\0" in text or len(text) > PATH_LIMIT:
+                return f"{key}: expected texts of 1 to {PATH_LIMIT} characters, got {_shown(text)}"
+    return None
+
+
 def _size(spec: Spec) -> str | None:
     sandbox = spec.sandbox
-    lists = (
-        spec.argv,
-        spec.env,
-        spec.stop_exit_codes,
-        spec.depends_on,
-        sandbox.groups,
-        sandbox.capabilities or (),
-    )
-    if max(map(len, (*lists, sandbox.read_only_paths, spec.alerts.command, spec.alerts.on))) > LIST_LIMIT:
+    lists = (spec.argv, spec.env, spec.stop_exit_codes, spec.depends_on, sandbox.groups, sandbox.capabilities or ())
+    others = (spec.watch, spec.watch_extensions, spec.watch_ignore, spec.alerts.command, spec.alerts.on)
+    if max(map(len, (*lists, *others, sandbox.read_only_paths))) > LIST_LIMIT:
         return f"a list of it has more than {LIST_LIMIT} entries"
     texts = (spec.command, *spec.argv, *spec.env, *spec.env.values(), *sandbox.read_only_paths, *spec.alerts.command)
+    texts += (*spec.watch, *spec.watch_extensions, *spec.watch_ignore)
     total = sum(map(len, (*texts, sandbox.user, sandbox.home, sandbox.shell)))
     if total > TEXT_LIMIT:
         return f"its texts have {total} characters together, {TEXT_LIMIT} are the most"

@@ -194,8 +194,9 @@ class InstanceView(Struct):
     and `tasks` are the tree's, read by whoever shows them, null where they are unknown. `signal` is the name
     of the one that ended the last main process, else null. `cgroup` is its folder in cgroup v2, null without one;
     `oom_kills` how often the kernel killed of it because memory had run out, since the last reset; `limits` those that
-    are set; `warnings` what of its limits and sandbox this host does not hold, and what is wrong with its logs;
-    `log_file` and `error_log_file` are the files in use, which need not be those that were asked for.
+    are set; `warnings` what of its spec this host does not hold, and what is wrong with its logs; `log_file` and
+    `error_log_file` are the files in use, which need not be those that were asked for. `next_run`, Unix time in
+    seconds, is when its schedule is due next, null without one.
     """
 
     name: str
@@ -224,6 +225,7 @@ class InstanceView(Struct):
     oom_kills: int = 0
     limits: dict[str, float | str] = {}
     warnings: list[str] = []
+    next_run: int | None = None
 
 
 class Instances(Struct, tag="instances"):
@@ -280,7 +282,8 @@ class DaemonView(Struct, tag="daemon"):
 
 APP_EVENTS = ("added", "changed", "deleted", "alert-failed")
 INSTANCE_EVENTS = (
-    *("waiting", "started", "ready", "unhealthy", "crashed", "exited", "oom", "limit", "backoff", "stopping"),
+    *("waiting", "started", "ready", "unhealthy", "crashed", "exited", "oom", "limit", "scheduled"),
+    *("skipped", "missed", "watch", "backoff", "stopping"),
     *("killed", "stopped", "errored", "adopted", "signalled", "reset", "hook-failed"),
 )
 DAEMON_EVENTS = ("daemon-started", "daemon-replaced", "daemon-stopping")
@@ -409,6 +412,7 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     itself (a restart, a kill), `then` as in oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run`
     tells those apart that replace each other; `extra` are those that were replaced, and those that are to replace one
     and do not yet.
+    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none).
     """
 
     app: str
@@ -432,6 +436,7 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     ooms: tuple[int, int] = (0, 0)
     run: int = 0
     extra: bool = False
+    done_until: float = 0.0
 
 
 Journaled = Boot | Observed

@@ -177,6 +177,13 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     `log_file` None: the file in the daemon's log folder that is named after the instance.
     `stdin` FIFO: what oxmgr's users send it; INHERIT: the daemon's own; TERMINAL: that too, and it is in the foreground
     of that terminal. Nothing but `oxmgr runtime` sets it.
+
+    `schedule` and `restart_schedule` are cron lines, or ""; an app has one of them at the most. With `schedule` it is a
+    job: run at those times, by all instances, or with `overlap` by one that has nothing to do. With
+    `restart_schedule` it is restarted then. `timezone` "": the machine's. `catch_up`: what was missed counts once.
+
+    `watch` are files and folders: when something in them changes, it is restarted. With `watch_extensions` (without
+    the dot) only files of these count. `watch_ignore` are as oxmgr.lifecycle.watching has them.
     """
 
     name: str
@@ -209,6 +216,15 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     hooks: Hooks = NO_HOOKS
     stdin: str = FIFO
     alerts: Alerts = NO_ALERTS
+    schedule: str = ""
+    restart_schedule: str = ""
+    timezone: str = ""
+    catch_up: bool = False
+    overlap: bool = False
+    watch: list[str] = []
+    watch_extensions: list[str] = []
+    watch_ignore: list[str] = []
+    watch_delay_ms: int = 200
 
 
 def name_error(name: str) -> str | None:

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oxmgr.lifecycle.machine import State
+    from oxmgr.lifecycle.events import State
     from oxmgr.supervisor.instance import App, Instance
     from oxmgr.supervisor.loop import Loop, Timer
     from oxmgr.supervisor.messenger import Messenger

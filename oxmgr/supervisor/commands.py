@@ -4,7 +4,7 @@ import os
 import time
 
 from oxmgr import __version__
-from oxmgr.lifecycle.machine import Reset, Restart, Stop
+from oxmgr.lifecycle.events import Reset, Restart, Stop
 from oxmgr.model import messages as m
 from oxmgr.model import status as is_
 from oxmgr.model.check import NUMBERS, spec_error
@@ -190,6 +190,7 @@ class Commands:
                     (replace_them if rolls else restart).append(instance)
                 else:
                     self._fleet.launcher.connect(instance)
+                    self._fleet.see_to(instance)
                     if spec.limits != before.limits:
                         limit.append((instance, before.limits))
             self._fleet.gate(app)
@@ -273,8 +274,9 @@ class Commands:
 
     def _restart(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         self._give_up_rolling(chosen, "it was restarted")
-        self._fleet.start([one for one in chosen if not one.state.pid])
-        self._fleet.bring_down([one for one in chosen if one.state.pid], Restart())
+        start = [one for one in chosen if not one.state.pid and not one.app.spec.schedule]
+        self._fleet.start(start)
+        self._fleet.bring_down([one for one in chosen if one not in start], Restart(run=True))
         self._save_and_wait(chosen, True, UP, client)
 
     def _reload(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
@@ -417,6 +419,7 @@ class Commands:
         self._events.tell("daemon-stopping")
         if not self._desired.saved:
             self._desired.commit(lambda draft: None, lambda error: self._end_when_down())
+        self._fleet.watches.end()
         self._give_up_rolling(self._fleet, "the daemon is stopping")
         self._fleet.bring_down(list(self._fleet.everything()), Stop(keep=True, signalled=signalled))
         self._end_when_down()
@@ -543,6 +546,8 @@ class Commands:
 def _finished(instance: "Instance") -> bool:
     """It has done its work: an apply does not do it again."""
     state = instance.state
+    if instance.app.spec.schedule:
+        return False
     return state.status == is_.EXITED and (state.exit_code == 0 or state.exit_code in instance.app.spec.stop_exit_codes)
 
 

@@ -191,6 +191,7 @@ def _set_up(
         left = messenger.end()
         if left:
             log(f"{len(left)} alerts were not sent: {', '.join(dict.fromkeys(left))}")
+        fleet.schedules.end()
         cgroups.close()
         log("ended")
         code = 0 if runtime is None else runtime.final_code()

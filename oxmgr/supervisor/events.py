@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oxmgr.lifecycle.machine import State
+    from oxmgr.lifecycle.events import State
     from oxmgr.supervisor.eventfile import EventFile
     from oxmgr.supervisor.feed import Feed
     from oxmgr.supervisor.instance import Instance

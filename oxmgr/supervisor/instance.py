@@ -1,7 +1,7 @@
 """What is known of an app and of each of its copies. Only data: who changes it is said at each part."""
 
 from oxmgr.lifecycle.alerts import NOTHING
-from oxmgr.lifecycle.machine import State
+from oxmgr.lifecycle.events import State
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
 
@@ -107,12 +107,17 @@ class Instance:
 
 
 class App:
-    """`environ` is what its starter had, as NUL-terminated `KEY=value`; `alerting` what was told of its troubles."""
+    """`environ` is what its starter had, as NUL-terminated `KEY=value`; `alerting` what was told of its troubles.
+    `troubles`: what of its spec does not work now, by the key that asks for it. The schedules': `done_until` is the
+    Unix time up to which its times are done (0: none yet), `next_run` the next one, as far as it is known."""
 
-    __slots__ = ("alerting", "environ", "instances", "spec")
+    __slots__ = ("alerting", "done_until", "environ", "instances", "next_run", "spec", "troubles")
 
     def __init__(self, spec: Spec, environ: bytes) -> None:
         self.spec = spec
         self.environ = environ
         self.instances: dict[int, Instance] = {}
         self.alerting = NOTHING
+        self.troubles: dict[str, str] = {}
+        self.done_until = 0.0
+        self.next_run: int | None = None

@@ -9,7 +9,7 @@ import time
 from _signal import SIGKILL, pidfd_send_signal
 from resource import RLIMIT_NOFILE, getrlimit
 
-from oxmgr.lifecycle.machine import Event, Exited, Spawned, SpawnFailed
+from oxmgr.lifecycle.events import Event, Exited, Spawned, SpawnFailed
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Limits
 from oxmgr.supervisor import cgroup, limits, native, process

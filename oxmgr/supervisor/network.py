@@ -5,14 +5,13 @@ The helper is another process because what speaks netlink is large, and because 
 """
 
 import os
-import sys
 import time
-from _signal import SIGKILL, pidfd_send_signal
 from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
 from fcntl import ioctl
 
 from oxmgr.model.capabilities import capability_mask
 from oxmgr.supervisor import native
+from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
 
 TYPE_CHECKING = False
@@ -98,10 +97,7 @@ class _Making:
         self._said = b""
         null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            package = __file__.rpartition("/supervisor/")[0]
-            words = [sys.executable, "-I", "-S", f"{package}/__main__.py", HELPER, ":".join(sys.path[1:])]
-            argv = os.fsencode("".join(f"{word}\0" for word in words))
-            self._pid, self._pidfd = native.spawn(argv, b"", b"", b"/", [held, told, null], [], 0o077, network=network)
+            self._pid, self._pidfd = start_helper(HELPER, [], [held, told, null], network=network)
         except OSError:
             os.close(reading)
             os.close(self._hold)
@@ -127,10 +123,5 @@ class _Making:
         os.close(self._reading)
         # The end of its input, at which it ends; with a pidfd it need not even be waited for.
         os.close(self._hold)
-        if self._pidfd >= 0:
-            try:
-                pidfd_send_signal(self._pidfd, SIGKILL)
-            except ProcessLookupError:
-                pass
-            os.close(self._pidfd)
+        end_helper(self._pidfd)
         self._done(fd, why)

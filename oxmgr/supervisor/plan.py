@@ -13,6 +13,11 @@ RESTARTING_KEYS = ("argv", "working_dir", "env", "sandbox", "stdin")
 
 
 def must_restart(new: Spec, old: Spec) -> bool:
+    if new.schedule and old.schedule:
+        # Its next run is another process anyway.
+        return False
+    if bool(new.schedule) != bool(old.schedule):
+        return True
     return any(getattr(new, key) != getattr(old, key) for key in RESTARTING_KEYS) or plumbing(new) != plumbing(old)
 
 

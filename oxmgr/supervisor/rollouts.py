@@ -2,8 +2,9 @@
 when is decided by oxmgr.lifecycle.rollout."""
 
 from oxmgr.lifecycle import rollout
+from oxmgr.lifecycle.events import Start, Stop
 from oxmgr.lifecycle.health import HEALTHY
-from oxmgr.lifecycle.machine import Start, Stop, describe_end
+from oxmgr.lifecycle.machine import describe_end
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import STARTED, Spec

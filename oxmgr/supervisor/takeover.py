@@ -3,7 +3,7 @@
 import os
 import time
 
-from oxmgr.lifecycle.machine import DECIDE, START, Adopted, Emptied, Remains, State, Stop
+from oxmgr.lifecycle.events import DECIDE, START, Adopted, Emptied, Remains, State, Stop
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import STARTED
@@ -34,10 +34,14 @@ def restore(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]", *, same_boo
     a reboot."""
     stays = is_.DOWN if same_boot else (is_.STOPPED, is_.EXITED)
     for instance in fleet:
-        old = seen.get((instance.app.spec.name, instance.index))
+        app = instance.app
+        old = seen.get((app.spec.name, instance.index))
         if old is not None:
             instance.run = old.run
-            final = old.status if old.status in stays else is_.STOPPED
+            if old.done_until:
+                app.done_until = min(old.done_until, app.done_until or old.done_until)
+            # A job has never ended for good.
+            final = old.status if old.status in stays and not app.spec.schedule else is_.STOPPED
             instance.state = State(
                 final,
                 restarts=old.restarts,

@@ -438,9 +438,12 @@ def test_a_program_that_is_not_there_fails_with_its_name(home: Home) -> None:
 
 
 def test_an_idle_daemon_is_not_woken(home: Home) -> None:
-    """Not by a poll, and not by the timer of a stop that is over."""
+    """Not by a poll, and not by the timer of a stop that is over, nor by what is to come or is watched."""
+    (home.folder / "src").mkdir()
     home.apply(
-        home.sh("app", "exec sleep 1000", instances=20, stop_timeout_ms=700), home.sh("other", "exec sleep 1000")
+        home.sh("app", "exec sleep 1000", instances=20, stop_timeout_ms=700),
+        home.sh("other", "exec sleep 1000", watch=[str(home.folder / "src")], restart_schedule="@yearly"),
+        home.sh("job", "true", schedule="@yearly"),
     )
     home.request(Act("restart", ["app"]))
     assert home.daemon is not None
@@ -458,3 +461,11 @@ def test_an_idle_daemon_is_not_woken(home: Home) -> None:
     before = switches()
     select.select([], [], [], 1.5)
     assert switches() == before
+
+
+def test_hundreds_that_wait_are_stopped_at_once(home: Home) -> None:
+    connection = home.connect()
+    connection._send(Apply([home.sh("app", "true", instances=600, start_delay_ms=3_600_000)]))
+    wait_until(lambda: len(home.views()) == 600, "all of them to wait")
+    done = home.request(Act("stop", ["all"]))
+    assert not done.failed and {view.status for view in done.instances} == {"stopped"}

@@ -36,6 +36,12 @@ RICH = spec(
     stop_signal=64,
     stop_mode="tree",
     log_file="/dev/null",
+    restart_schedule="0 0 4 * * mon",
+    timezone="America/Argentina/Buenos_Aires",
+    catch_up=True,
+    watch=["/srv/app", "/etc/app.toml"],
+    watch_extensions=["js"],
+    watch_ignore=["tmp*", "a/b"],
     limits=Limits(memory_mb=1, cpus="0-3,8", nice=-20, oom_score_adj=1000, open_files=16),
     sandbox=Sandbox(
         user="web",
@@ -122,6 +128,20 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(alerts=Alerts(command=["x", "s3cr3t\0"])), "alerts.command: the command holds a NUL"),
         (spec(alerts=Alerts(command=["x"], working_dir="x")), "alerts.working_dir: expected an absolute path"),
         (spec(alerts=Alerts(command=["x" * 100_000] * 50)), "its texts have 5000002 characters"),
+        (spec(schedule="* * * * *\0"), "schedule: expected at most 256 plain characters"),
+        (spec(schedule="*" * 999), "schedule: expected at most 256 plain characters"),
+        (spec(restart_schedule="é * * * *"), "restart_schedule: expected at most 256 plain characters"),
+        (spec(schedule="@daily", restart_schedule="@daily"), "restart_schedule: it has a schedule as well"),
+        (spec(schedule="@daily", restart="always"), "restart: with a schedule it cannot be 'always'"),
+        (spec(schedule="@daily", timezone="../../etc/shadow"), "timezone: expected a name as Europe/Vienna"),
+        (spec(schedule="@daily", timezone="/etc/localtime"), "timezone: expected a name"),
+        (spec(schedule="@daily", overlap=True), "overlap: needs a schedule, and 2 instances or more"),
+        (spec(overlap=True, instances=2), "overlap: needs a schedule"),
+        (spec(watch=["here"]), "watch: expected an absolute path, got 'here'"),
+        (spec(watch_extensions=[""]), "watch_extensions: expected texts of 1 to 4095 characters, got ''"),
+        (spec(watch_ignore=["a\0b"]), "watch_ignore: expected texts"),
+        (spec(watch_delay_ms=-1), "watch_delay_ms: expected 0 to 3600000, got -1"),
+        (spec(watch=["/x"] * 70_000), "a list of it has more than 65536 entries"),
         (spec(limits=Limits(nice=20)), "limits.nice: expected -20 to 19, got 20"),
         (spec(limits=Limits(oom_score_adj=2**31)), "limits.oom_score_adj"),
         (spec(limits=Limits(open_files=2**64)), "limits.open_files"),
@@ -179,6 +199,8 @@ def test_no_number_gets_through_that_a_clock_or_a_c_int_does_not_take(
 def test_every_field_is_looked_at() -> None:
     elsewhere = {"name", "command", "argv", "working_dir", "env", "stop_exit_codes", "depends_on", "namespace", "ready"}
     elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs", "alerts", "health_check", "hooks"}
+    elsewhere |= {"schedule", "restart_schedule", "timezone", "catch_up", "overlap"}
+    elsewhere |= {"watch", "watch_extensions", "watch_ignore"}
     assert set(check.LOGS) | set(check.LOG_WORDS) | {"compress"} == set(Logs.__struct_fields__)
     assert {*check.HOOKS, *check.HOOK_WORDS} == set(Hooks.__struct_fields__)
     assert set(check.HEALTH) | {"endpoint", "tcp", "command"} == set(HealthCheck.__struct_fields__)
