@@ -78,6 +78,7 @@ class Commands:
         self._rollouts = Rollouts(fleet, loop)
         fleet.probes.told = self._rollouts.on_change
         fleet.hooks.ended = self._end_when_down
+        fleet.roll = self._rollouts.begin_by_itself
         fleet.changed = self._on_change
 
     def handle(self, request: m.Request, client: "Client") -> None:

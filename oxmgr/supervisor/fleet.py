@@ -82,6 +82,8 @@ class Fleet:
         self.changed: Callable[[Instance], None] = lambda instance: None
         self.made: Callable[[Instance], None] = lambda instance: None
         self.unknown: dict[tuple[str, int], messages.Observed] = {}
+        self.roll: Callable[[App, list[Instance]], bool] = lambda app, instances: False
+        """Replaces these without a gap; false where that cannot be."""
         self._places = places
         self._loop = loop
         self._journal = journal
@@ -339,9 +341,14 @@ class Fleet:
     def _on_files(self, app: App, reason: str, at: float) -> None:
         """Something that it watches has changed. Who was started later has seen it; and what an app does to its files
         as it ends is no reason to end it again."""
-        for instance in list(app.instances.values()):
-            if instance.started_at < at:
-                self.send(instance, Changed(reason))
+        older = [one for one in app.instances.values() if one.started_at < at]
+        running = [one for one in older if one.state.status == is_.RUNNING]
+        if running and self.roll(app, running):
+            for instance in running:
+                self._tell("watch", instance, reason)
+            older = [one for one in older if one not in running]
+        for instance in older:
+            self.send(instance, Changed(reason))
 
     def _tell(self, kind: str, instance: Instance, reason: str) -> None:
         self._events.tell(kind, instance, instance.state, reason)

@@ -55,6 +55,14 @@ class Rollouts:
         if not self._fleet.hooks.before("pre_reload", chosen[0], go):
             go("")
 
+    def begin_by_itself(self, app: "App", instances: "list[Instance]") -> bool:
+        """The same, and nobody waits for its end; false where the app cannot be replaced so."""
+        if not can_roll(app.spec):
+            return False
+        if not self.is_running(app):
+            self.begin(app, instances, lambda failed: None)
+        return True
+
     def give_up(self, app: "App", why: str) -> None:
         """Somebody wants something else of it."""
         running = self._running.get(app)
