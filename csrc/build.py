@@ -10,7 +10,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 # setuptools wants paths relative to setup.py.
-SOURCES = sorted(f"csrc/{path.name}" for path in HERE.glob("*.c") if path.name != "guard.c")
+SOURCES = sorted(f"csrc/{path.name}" for path in HERE.glob("*.c") if path.name not in ("guard.c", "shim.c"))
 DECLARATIONS = (HERE / "oxmgr.h").read_text().partition("/* cdef begin */")[2].partition("/* cdef end */")[0]
 
 SANITIZE = (

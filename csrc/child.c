@@ -63,26 +63,33 @@ IN_CHILD static int enter_cgroup(int folder) {
     return written == 1 ? 0 : -1;
 }
 
+IN_CHILD static int number_of(const struct ox_request *request, size_t i) {
+    return request->numbers ? request->numbers[i] : (int)i;
+}
+
 /* Two passes, so that no source is overwritten before it has been copied. */
-IN_CHILD static int place_fds(const int *fds, int nfds) {
-    int from[16];
-    if (nfds > (int)(sizeof from / sizeof *from)) {
+IN_CHILD static int place_fds(const struct ox_request *request) {
+    int from[OX_FDS_MOST];
+    const size_t count = request->nfds;
+    if (count > OX_FDS_MOST) {
         errno = EMFILE;
         return -1;
     }
-    for (int i = 0; i < nfds; i++) {
-        from[i] = fds[i];
-        if (fds[i] < nfds && fds[i] != i) {
-            from[i] = (int)syscall(SYS_fcntl, fds[i], F_DUPFD_CLOEXEC, nfds);
+    const int above = count ? number_of(request, count - 1) + 1 : 0;
+    for (size_t i = 0; i < count; i++) {
+        from[i] = request->fds[i];
+        if (from[i] < above && from[i] != number_of(request, i)) {
+            from[i] = (int)syscall(SYS_fcntl, from[i], F_DUPFD_CLOEXEC, above);
             if (from[i] < 0)
                 return -1;
         }
     }
-    for (int i = 0; i < nfds; i++) {
-        if (from[i] == i) {
-            if (syscall(SYS_fcntl, i, F_SETFD, 0))
+    for (size_t i = 0; i < count; i++) {
+        const int to = number_of(request, i);
+        if (from[i] == to) {
+            if (syscall(SYS_fcntl, to, F_SETFD, 0))
                 return -1;
-        } else if (syscall(SYS_dup3, from[i], i, 0) < 0) {
+        } else if (syscall(SYS_dup3, from[i], to, 0) < 0) {
             return -1;
         }
     }
@@ -91,10 +98,40 @@ IN_CHILD static int place_fds(const int *fds, int nfds) {
 
 /* A filter or an old kernel without close_range: every fd of ours is close-on-exec anyhow, so what is left
  * are fds that somebody else's library opened; the limit's first thousands are walked for those. */
-IN_CHILD static void close_others(int first) {
-    if (syscall(SYS_close_range, first, ~0U, 0))
-        for (int fd = first; fd < 4096; fd++)
+IN_CHILD static void close_between(unsigned first, unsigned last) {
+    if (first <= last && syscall(SYS_close_range, first, last, 0))
+        for (unsigned fd = first; fd <= last && fd < 4096; fd++)
             syscall(SYS_close, fd);
+}
+
+IN_CHILD static void close_others(const struct ox_request *request) {
+    unsigned next = 0;
+    for (size_t i = 0; i < request->nfds; i++) {
+        const unsigned number = (unsigned)number_of(request, i);
+        if (number > next)
+            close_between(next, number - 1);
+        next = number + 1;
+    }
+    close_between(next, ~0U);
+}
+
+/* Where it is born its pid is known to nobody else yet. */
+IN_CHILD static void write_pids(struct order *order) {
+    const long pid = syscall(SYS_getpid);
+    for (int i = 0; i < order->npids; i++) {
+        char digits[12], *at = order->pids[i];
+        int count = 0;
+        while (*at)
+            at++;
+        long left = pid;
+        do {
+            digits[count++] = (char)('0' + left % 10);
+            left /= 10;
+        } while (left > 0);
+        while (count)
+            *at++ = digits[--count];
+        *at = '\0';
+    }
 }
 
 IN_CHILD static int set_limits(const uint64_t *limits, size_t count) {
@@ -160,9 +197,10 @@ IN_CHILD int ox_child_main(void *argument) {
         return fail(order, OX_STEP_NETWORK);
     if (ox_mount_all(request->mounts, request->mounts_size, &order->detail))
         return fail(order, OX_STEP_MOUNTS);
-    if (place_fds(request->fds, (int)request->nfds))
+    if (place_fds(request))
         return fail(order, OX_STEP_FDS);
-    close_others((int)request->nfds);
+    close_others(request);
+    write_pids(order);
     syscall(SYS_umask, request->mask);
     if (request->nice != OX_UNSET && syscall(SYS_setpriority, PRIO_PROCESS, 0, request->nice))
         return fail(order, OX_STEP_NICE);

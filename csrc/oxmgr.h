@@ -38,11 +38,15 @@ enum {
 };
 
 #define OX_UNSET -1000000 /* a number of ox_request that is not to be set */
+#define OX_FDS_MOST 512   /* fds that a child can get */
+#define OX_PID_NAMES 2
+#define OX_PID_NAME 16
 
 /* What a child is to be. "Packed" strings have a NUL behind each and stand one behind the other.
  *
  * The child's environment is env, and of base what env does not name. argv[0] without a slash is looked up in the
- * child's own PATH, after the change to the folder. fds[i] becomes the child's fd i, and it gets no other. limits
+ * child's own PATH, after the change to the folder. fds[i] becomes the child's fd i, or where numbers is given its fd
+ * numbers[i], which rise, and it gets no other. Of pid_names, each is a variable that holds the child's own pid. limits
  * holds nlimits triples of (resource, soft, hard). The child leads a session of its own, with every signal unblocked
  * and at its default action; with a terminal that is our session's, a process group of our session instead, which that
  * terminal has in its foreground.
@@ -54,8 +58,10 @@ struct ox_request {
     const char *argv, *env, *base; /* packed */
     size_t argv_size, env_size, base_size;
     const char *folder;
-    const int *fds;
+    const int *fds, *numbers; /* numbers: NULL for 0, 1, 2, … */
     size_t nfds;
+    const char *pid_names; /* packed, OX_PID_NAMES at most, of OX_PID_NAME bytes at most */
+    size_t pid_names_size;
     const uint64_t *limits;
     size_t nlimits;
     unsigned mask;      /* umask */
@@ -103,6 +109,10 @@ int ox_reap(struct ox_exit *exits, int room);
 /* The exit of a process that is somebody else's child, through a pidfd on it (Linux 6.15, PIDFD_GET_INFO).
  * -EAGAIN: it has not been reaped yet. Other errors: this kernel cannot tell. */
 int ox_pidfd_exit(int pidfd, struct ox_exit *exit);
+
+/* A copy, close-on-exec, of an fd of another process; the right to trace that one is needed (pidfd_getfd(2), Linux 5.6).
+ */
+int ox_pidfd_getfd(int pidfd, int fd);
 
 /* Blocks the signals and returns a non-blocking, close-on-exec signalfd for them, or -errno. */
 int ox_signalfd(const int *signals, int count);

@@ -1,4 +1,5 @@
-/* Learns of ends: children's by waitid(2), other processes' by pidfd, and of signals and time by fds. */
+/* Learns of ends: children's by waitid(2), other processes' by pidfd, and of signals and time by fds. And what else
+ * there is to have of another process by its pidfd. */
 #include "oxmgr.h"
 
 #include <errno.h>
@@ -6,9 +7,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
 
 /* linux/pidfd.h of Linux 6.15; older headers have neither. */
 struct pidfd_info_exit {
@@ -51,6 +57,11 @@ int ox_pidfd_exit(int pidfd, struct ox_exit *out) {
     out->code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     out->signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     return 0;
+}
+
+int ox_pidfd_getfd(int pidfd, int fd) {
+    int copy = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+    return copy < 0 ? -errno : copy;
 }
 
 int ox_signalfd(const int *signals, int count) {

@@ -164,7 +164,7 @@ static int names_variable(char **from, char **to, const char *text) {
 static int fill_words(struct order *order, struct room *room) {
     const struct ox_request *from = order->request;
     size_t needed = count_strings(from->argv, from->argv_size) + count_strings(from->env, from->env_size) +
-                    count_strings(from->base, from->base_size) + 2;
+                    count_strings(from->base, from->base_size) + OX_PID_NAMES + 2;
     if (needed > room->size) {
         char **grown = realloc(room->words, needed * sizeof *grown);
         if (!grown)
@@ -178,6 +178,16 @@ static int fill_words(struct order *order, struct room *room) {
         at = add_string(at, text);
     *at++ = NULL;
     order->envp = at;
+    for (const char *name = from->pid_names; name < from->pid_names + from->pid_names_size; name += strlen(name) + 1) {
+        if (order->npids == OX_PID_NAMES || strlen(name) > OX_PID_NAME)
+            return -EINVAL;
+        char *text = order->pids[order->npids++];
+        at = add_string(at, text);
+        while (*name)
+            *text++ = *name++;
+        *text++ = '=';
+        *text = '\0';
+    }
     for (const char *text = from->env; text < from->env + from->env_size; text += strlen(text) + 1)
         at = add_string(at, text);
     char **own = at;
@@ -224,6 +234,14 @@ static int report(struct ox_child *child, int step, int error) {
 
 static int ends_with_nul(const char *text, size_t size) {
     return !size || text[size - 1] == '\0';
+}
+
+/* Whether the numbers of its fds do. */
+static int rise(const struct ox_request *request) {
+    for (size_t i = 0; request->numbers && i < request->nfds; i++)
+        if (request->numbers[i] < 0 || (i && request->numbers[i] <= request->numbers[i - 1]))
+            return 0;
+    return 1;
 }
 
 /* A child that changes its user takes the right to look into our memory from our own user (commit_creds in
@@ -282,7 +300,8 @@ static int spawn(const struct ox_request *request, struct ox_child *child, struc
 int ox_spawn(const struct ox_request *request, struct ox_child *child) {
     if (!request->argv_size || !ends_with_nul(request->argv, request->argv_size) ||
         !ends_with_nul(request->env, request->env_size) || !ends_with_nul(request->base, request->base_size) ||
-        !ends_with_nul(request->mounts, request->mounts_size))
+        !ends_with_nul(request->mounts, request->mounts_size) ||
+        !ends_with_nul(request->pid_names, request->pid_names_size) || !rise(request))
         return report(child, OX_STEP_MEMORY, EINVAL);
     if (!__atomic_exchange_n(&kept_is_taken, 1, __ATOMIC_ACQUIRE)) {
         int result = spawn(request, child, &kept);

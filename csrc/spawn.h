@@ -18,6 +18,8 @@ struct order {
     char **argv;
     char **envp;
     const char *path;
+    char pids[OX_PID_NAMES][OX_PID_NAME + 16]; /* variables that the child completes with its pid */
+    int npids;
     int enter_cgroup; /* it was not born in it */
     volatile int step;
     volatile int error;

@@ -48,6 +48,7 @@ def _block(view: InstanceView, usage: "Usage") -> str:
         up = f"{duration(view.uptime_ms / 1000)}, since {moment(view.started_at or 0)}"
     rows: Pairs = [
         ("status", status + (f", {printable(view.reason)}" if view.reason else "")),
+        ("says", printable(view.status_text) or None),
         ("desired", view.desired),
         ("pid", None if view.pid is None else str(view.pid)),
         ("up", up),
@@ -56,6 +57,7 @@ def _block(view: InstanceView, usage: "Usage") -> str:
         ("last exit", view.signal or (None if view.exit_code is None else f"exit code {view.exit_code}")),
         *_usage_rows(usage),
         *[("warning", paint(printable(text), YELLOW, colour)) for text in view.warnings],
+        *[("listens at", printable(place)) for place in view.sockets],
         ("namespace", view.namespace),
         ("command", printable(view.command)),
         ("folder", printable(view.working_dir)),

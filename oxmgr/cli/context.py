@@ -24,8 +24,11 @@ from oxmgr.model.messages import (
 )
 from oxmgr.model.places import Places, find_places, places_in_memory
 
-NOT_HANDED_ON = ("TERM", "PWD", "OLDPWD", "SHLVL", "_", "OXMGR_APP", "OXMGR_INSTANCE_ID", "NODE_APP_INSTANCE")
-NOT_HANDED_ON_PREFIXES = ("SSH_", "XDG_SESSION")
+NOT_HANDED_ON = (
+    *("TERM", "PWD", "OLDPWD", "SHLVL", "_", "NOTIFY_SOCKET"),
+    *("OXMGR_APP", "OXMGR_INSTANCE_ID", "OXMGR_LISTEN", "OXMGR_BIND", "OXMGR_READY", "NODE_APP_INSTANCE"),
+)
+NOT_HANDED_ON_PREFIXES = ("SSH_", "XDG_SESSION", "LISTEN_", "WATCHDOG_", "NODE_CHANNEL_")
 LAST_LINES = 10
 ON_THE_WAY = ("waiting", "starting", "stopping")
 

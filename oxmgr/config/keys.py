@@ -43,6 +43,14 @@ KEYS = {
         Key("ready", "ready", "started", "how it says that it is ready: `started` (at once), `notify` (sd_notify), `fd:N` (a newline on that fd), `node` (`process.send('ready')`), `listen` (it listens), `tcp:PORT`, `http://…`, `log:REGEX` (a line that it prints), `command:…` (that ends with 0)"),
         Key("ready_timeout_ms", "int", "30000", "who is not ready by then is stopped, and that counts as a crash; 0: it may take for ever"),
         Key("health_check", "table", "", "a table: how it is found out whether it does its work; who does not is restarted"),
+        Key("watchdog_secs", "number", "absent", "so often it has to say that it does its work (`WATCHDOG=1` to NOTIFY_SOCKET, sd_notify); who does not is restarted", 0.1, 86_400),
+        Key("listen", "listen", "", 'sockets that oxmgr opens, holds over restarts and gives to the app: `["3000", "127.0.0.1:3001", "[::1]:3002", "unix:/run/api.sock", "udp:0.0.0.0:53"]`, each with a name in front if it is to have one, as `"admin=127.0.0.1:9000"`; see [sockets](sockets.md)'),
+        Key("reuse_port", "bool", "false", "each instance gets sockets of its own at the ports of `listen` (SO_REUSEPORT), instead of one for all"),
+        Key("backlog", "int", "4096", "connections that may wait at a socket of `listen`; the kernel's own limit is net.core.somaxconn", 1, 65_535),
+        Key("bind_shim", "bool", "false", "a program that binds by itself, and is neither Node nor statically linked, gets the sockets of `listen` when it asks for their addresses (LD_PRELOAD)"),
+        Key("socket_mode", "umask", "660", 'who may connect to a unix socket of `listen`: octal, as `"666"` or `0o666`', 0, 0o777),
+        Key("socket_user", "account", "the app's", "whose the unix sockets of `listen` are"),
+        Key("socket_group", "account", "the app's", "their group"),
         Key("hooks", "table", "", "a table: commands that are run before and after it starts and stops"),
         Key("depends_on", "depends", "", '`["db"]`, or `{ db = "ready", cache = "started", migrate = "exited" }`: start waits, stop goes in reverse', choices=CONDITIONS),
         Key("max_unavailable", "int", "1", "how many instances a reload replaces at a time", 1, 10_000),
@@ -58,6 +66,7 @@ KEYS = {
         Key("watch_extensions", "extensions", "all", 'files with other endings do not count: `["js", "json"]`'),
         Key("watch_ignore", "globs", "", "what does not count either: names, or paths from the watched folder on; `*` and `?` may stand in them"),
         Key("watch_delay_ms", "int", "200", "how long nothing more has to change before it is restarted", 0, HOUR_MS),
+        Key("shutdown_with_message", "bool", "false", "of a Node app: a stop sends `\"shutdown\"` (`process.on('message')`) instead of the signal"),
         Key("namespace", "namespace", "default", "a label to act on: `oxmgr stop @NAME`"),
         Key("disabled", "bool", "false", "leave the app out"),
         Key("profiles", "profiles", "", "tables of other values, chosen by `--env NAME`"),
@@ -166,8 +175,6 @@ _ALIAS_TABLES = frozenset(path[0] for path in ALIASES if len(path) > 1)
 
 LATER = frozenset(
     [
-        "listen",
-        "reuse_port",
         "log_date_format",
         "webhook",
     ]

@@ -18,6 +18,7 @@ from oxmgr.config.logs import make_logs
 from oxmgr.config.ready import ready_error
 from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_caller
 from oxmgr.config.schedules import check_schedule
+from oxmgr.config.sockets import check_sockets
 from oxmgr.config.values import Reader, cut, expected
 from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle, start_order
@@ -328,6 +329,8 @@ class _Oxfile:
         if command and wrong.isdisjoint(WHICH_PROGRAM):
             self.check_program(command[0], folder, env, merged["command",].where)
         self.check_reachable(read, merged)
+        if ("listen",) not in wrong:
+            check_sockets(read, command, self.caller, lambda message, key: self.fail(merged[key,].where, message))
         if command and "ready" in read:
             wrong_ready = ready_error(str(read["ready"]), command[0], command[1])
             if wrong_ready:

@@ -4,10 +4,10 @@ import os
 import re
 
 from oxmgr.config.errors import nearest
+from oxmgr.model.node import is_node
 from oxmgr.model.spec import READY_FORMS, READY_WORDS
 from oxmgr.model.urls import address, endpoint
 
-NODE_PROGRAMS = frozenset("node nodejs npm npx pnpm yarn tsx ts-node next nuxt".split())
 FIRST_FD, LAST_FD = 3, 1023
 
 
@@ -45,11 +45,6 @@ def read_ready(text: str) -> str:
 
 def ready_error(ready: str, argv: list[str], command: str) -> str | None:
     """Why an app with this command cannot say so that way."""
-    if ready != "node" or _is_node(argv, command):
+    if ready != "node" or is_node(argv, command):
         return None
     return f'"node" is for Node apps, and {os.path.basename(argv[0])} is none: use "notify" or "fd:3"'
-
-
-def _is_node(argv: list[str], command: str) -> bool:
-    words = [os.path.basename(word) for word in (*argv, *command.split())]
-    return any(word in NODE_PROGRAMS or word.endswith((".js", ".mjs", ".cjs", ".ts")) for word in words)

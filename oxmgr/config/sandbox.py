@@ -29,7 +29,7 @@ class Caller(NamedTuple):
     gid: int
 
 
-class _User(NamedTuple):
+class User(NamedTuple):
     name: str
     uid: int
     gid: int
@@ -50,7 +50,7 @@ def make_sandbox(values: dict[str, object], caller: Caller, tell: Tell) -> Sandb
         for key in NEEDS_ROOT:
             # `capabilities = []` is asked for too: to have none.
             if rest.get(key) or (key == "capabilities" and key in rest):
-                tell(_needs_root(caller), key)
+                tell(needs_root(caller), key)
     return Sandbox(**identity, **rest)  # type: ignore[arg-type]
 
 
@@ -60,13 +60,13 @@ def _identity(user: object, group: object, caller: Caller, tell: Tell) -> dict[s
     gid = -1
     if group is not None:
         try:
-            gid = _find_group(group)
+            gid = find_group(group)
         except ValueError as wrong:
             tell(str(wrong), "group")
-    one: _User | None = None
+    one: User | None = None
     if user is not None:
         try:
-            one = _find_user(user, gid)
+            one = find_user(user, gid)
         except ValueError as wrong:
             tell(str(wrong), "user")
     if one is not None:
@@ -74,9 +74,9 @@ def _identity(user: object, group: object, caller: Caller, tell: Tell) -> dict[s
     if caller.uid != 0:
         # An app runs as the caller anyway; to set that anew, the groups above all, would take root's rights.
         if one is not None and one.uid != caller.uid:
-            tell(_needs_root(caller), "user")
+            tell(needs_root(caller), "user")
         if gid not in (-1, caller.gid):
-            tell(_needs_root(caller), "group")
+            tell(needs_root(caller), "group")
         return found
     if one is not None:
         gid = one.gid if gid == -1 else gid
@@ -86,15 +86,15 @@ def _identity(user: object, group: object, caller: Caller, tell: Tell) -> dict[s
     return found | {"gid": gid}
 
 
-def _find_user(wanted: object, gid: int) -> _User:
+def find_user(wanted: object, gid: int) -> User:
     """A number that no user has stands for itself; its group is `gid`, or else the same number."""
     entry = _passwd_entry(wanted)
     if entry is None:
         number = int(str(wanted))
-        return _User(str(number), number, number if gid == -1 else gid, "/", "/bin/sh", known=False)
+        return User(str(number), number, number if gid == -1 else gid, "/", "/bin/sh", known=False)
     # passwd(5): an empty shell is /bin/sh.
     home, shell = entry.pw_dir or "/", entry.pw_shell or "/bin/sh"
-    return _User(entry.pw_name, entry.pw_uid, entry.pw_gid, home, shell, known=True)
+    return User(entry.pw_name, entry.pw_uid, entry.pw_gid, home, shell, known=True)
 
 
 def _passwd_entry(wanted: object) -> pwd.struct_passwd | None:
@@ -114,7 +114,7 @@ def _passwd_entry(wanted: object) -> pwd.struct_passwd | None:
         return None
 
 
-def _find_group(wanted: object) -> int:
+def find_group(wanted: object) -> int:
     """By name, else by number, which need not be anybody's."""
     if isinstance(wanted, str):
         try:
@@ -139,7 +139,7 @@ def _number(what: str, wanted: object) -> int | None:
     return int(text)
 
 
-def _needs_root(caller: Caller) -> str:
+def needs_root(caller: Caller) -> str:
     try:
         who = pwd.getpwuid(caller.uid).pw_name
     except KeyError:

@@ -8,6 +8,7 @@ from oxmgr.config.cpus import count_cpus, host_cpus, read_cpus
 from oxmgr.config.env import expand
 from oxmgr.config.errors import nearest
 from oxmgr.config.keys import Key
+from oxmgr.config.listen import read_listen
 from oxmgr.config.ready import read_ready
 from oxmgr.model.capabilities import capability_name, capability_names
 from oxmgr.model.check import LINE_LIMIT, headers_error, url_error
@@ -130,6 +131,9 @@ class Reader:
         if not isinstance(value, str):
             raise ValueError(expected("a string", value))
         return read_ready(value)
+
+    def _listen(self, key: Key, value: object) -> object:
+        return read_listen(value, self.folder, self.environ)
 
     def _endpoint(self, key: Key, value: object) -> object:
         if not isinstance(value, str) or not value.startswith("http://"):

@@ -149,6 +149,12 @@ class Failing(Struct, frozen=True, gc=False):
     reason: str
 
 
+class Extended(Struct, frozen=True, gc=False):
+    """It asks for this many more seconds, from now on, to get ready or to end."""
+
+    seconds: float
+
+
 class Emptied(Struct, frozen=True, gc=False):
     pass
 
@@ -163,7 +169,7 @@ class Reset(Struct, frozen=True, gc=False):
 
 EVENTS = (
     *(Start, Hold, Go, Stop, Restart, Planned, Due, Changed, Spawned, SpawnFailed, Adopted, Remains),
-    *(Exited, Emptied, Exceeded, Ready, Failing, Tick, Reset),
+    *(Exited, Emptied, Exceeded, Ready, Failing, Extended, Tick, Reset),
 )
 Event = (
     Start
@@ -183,6 +189,7 @@ Event = (
     | Exceeded
     | Ready
     | Failing
+    | Extended
     | Tick
     | Reset
 )

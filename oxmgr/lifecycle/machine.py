@@ -34,6 +34,7 @@ from oxmgr.lifecycle.events import (
     Event,
     Exceeded,
     Exited,
+    Extended,
     Failing,
     Go,
     Hold,
@@ -210,7 +211,8 @@ def _ready(state: State, event: Ready, spec: Spec, now: float, roll: float) -> S
 def _not_ready(state: State, event: Tick, spec: Spec, now: float, roll: float) -> Step:
     if not state.pid or state.deadline is None:
         return state, ()
-    return _failing(state, Failing(f"not ready {spec.ready_timeout_ms / 1000.0:g} s after its start"), spec, now, roll)
+    waited = round(now - state.started, 1)
+    return _failing(state, Failing(f"not ready {waited:g} s after its start"), spec, now, roll)
 
 
 def _unhealthy(state: State, event: Failing, spec: Spec, now: float, roll: float) -> Step:
@@ -225,6 +227,13 @@ def _failing(state: State, event: Failing, spec: Spec, now: float, roll: float) 
         state = replace(state, crashes=0, streak=0)
     stopping, effects = _stopping(state, FAIL, spec, now)
     return replace(stopping, cause=event.reason), effects
+
+
+def _extend(state: State, event: Extended, spec: Spec, now: float, roll: float) -> Step:
+    """Only ever later; and what is being killed is."""
+    if not state.pid or state.deadline is None or state.reason:
+        return state, ()
+    return replace(state, deadline=max(state.deadline, now + event.seconds)), ()
 
 
 def _spawned_late(state: State, event: Spawned, spec: Spec, now: float, roll: float) -> Step:
@@ -445,6 +454,7 @@ _ROWS: "dict[str, dict[type, Cell]]" = {
         Exited: _ended,
         Ready: _ready,
         Failing: _failing,
+        Extended: _extend,
         Tick: _not_ready,
         Reset: _reset,
     },
@@ -476,6 +486,7 @@ _ROWS: "dict[str, dict[type, Cell]]" = {
         SpawnFailed: _emptied,
         Exited: _stopped_main,
         Emptied: _emptied,
+        Extended: _extend,
         Tick: _kill,
         Reset: _reset,
     },

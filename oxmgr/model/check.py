@@ -4,6 +4,7 @@ What passes cannot make the daemon fail, only the app: no number that a clock or
 leads out of a folder, no text that ends early. Whether this host can do what is asked is another matter. Pure.
 """
 
+from oxmgr.model import listen
 from oxmgr.model.capabilities import capability_mask
 from oxmgr.model.logpaths import log_name_error
 from oxmgr.model.spec import (
@@ -61,11 +62,18 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "start_delay_ms": (0, YEAR_MS),
     "ready_timeout_ms": (0, YEAR_MS),
     "max_unavailable": (1, 10_000),
+    "watchdog_secs": (0.1, 86_400),
+    "backlog": (1, 65_535),
     "stop_signal": (1, LAST_SIGNAL),
     "stop_timeout_ms": (0, YEAR_MS),
     "watch_delay_ms": (0, HOUR_MS),
 }
 WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES, "stdin": STDINS}
+SOCKETS: dict[str, tuple[float, float]] = {
+    "socket_mode": (0, 0o777),
+    "socket_uid": (-1, ID_LIMIT),
+    "socket_gid": (-1, ID_LIMIT),
+}
 HEALTH: dict[str, tuple[float, float]] = {
     "interval_secs": (0.1, 86_400),
     "timeout_secs": (0.1, 3600),
@@ -113,7 +121,7 @@ HEADER_LIMIT = 4000
 WORD_OF_HEADER = 128
 HOLDS_NUL = "the command holds a NUL, which no program can be given"
 OWN_HEADERS = ("connection", "content-length", "content-type", "host", "transfer-encoding")
-OPTIONAL = frozenset((*LIMITS, "restart_delay_ms", "rate_limit")) - {"cpu_window_secs"}
+OPTIONAL = frozenset((*LIMITS, "restart_delay_ms", "rate_limit", "watchdog_secs")) - {"cpu_window_secs"}
 """Those that may be None."""
 
 
@@ -132,6 +140,7 @@ def spec_error(spec: Spec) -> str | None:
         or _sandbox(spec.sandbox)
         or _logs(spec.logs)
         or _health(spec.health_check)
+        or _sockets(spec)
         or _hooks(spec.hooks)
         or _alerts(spec.alerts)
         or _schedule(spec)
@@ -160,6 +169,25 @@ def _health(check: HealthCheck) -> str | None:
         return "health_check: endpoint, tcp and command: one of them may be there"
     wrong = _ready(check.probe) if given else None
     return f"health_check: {wrong}" if wrong else _numbers(check, HEALTH, "health_check.")
+
+
+def _sockets(spec: Spec) -> str | None:
+    if len(spec.listen) > listen.MOST:
+        return f"listen: {len(spec.listen)} sockets, {listen.MOST} are the most"
+    places: set[str] = set()
+    for text in spec.listen:
+        try:
+            one = listen.read_address(text)
+        except ValueError as wrong:
+            return f"listen: {wrong}"
+        if one.text != text or one.place in places:
+            return f"listen: expected each address once and as {one.text!r}, got {_shown(text)}"
+        if one.kind == listen.UNIX and spec.reuse_port:
+            return f"reuse_port: {one.place} cannot be shared so"
+        places.add(one.place)
+    if spec.ready.startswith("fd:") and int(spec.ready[3:]) < listen.FIRST_FD + len(spec.listen):
+        return f"ready: {spec.ready} is a socket of listen"
+    return _numbers(spec, SOCKETS)
 
 
 def _numbers(

@@ -196,7 +196,8 @@ class InstanceView(Struct):
     `oom_kills` how often the kernel killed of it because memory had run out, since the last reset; `limits` those that
     are set; `warnings` what of its spec this host does not hold, and what is wrong with its logs; `log_file` and
     `error_log_file` are the files in use, which need not be those that were asked for. `next_run`, Unix time in
-    seconds, is when its schedule is due next, null without one.
+    seconds, is when its schedule is due next, null without one. `sockets` are the addresses that are held for it;
+    `status_text` what it says itself of how it is (STATUS of sd_notify).
     """
 
     name: str
@@ -226,6 +227,8 @@ class InstanceView(Struct):
     limits: dict[str, float | str] = {}
     warnings: list[str] = []
     next_run: int | None = None
+    sockets: list[str] = []
+    status_text: str = ""
 
 
 class Instances(Struct, tag="instances"):

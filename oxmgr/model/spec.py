@@ -174,6 +174,10 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     `ready` is one of READY_WORDS or READY_FORMS with what belongs to it; `ready_timeout_ms` 0: it may take for ever.
     `max_unavailable` is how many instances a reload replaces at a time.
     `restart_delay_ms` None: the first crash restarts at once and 100 ms is the base of the following ones.
+    `watchdog_secs`: so often it has to say that it does its work (sd_notify(3), WATCHDOG=1); None: it need not.
+    `listen` are addresses as oxmgr.model.listen spells them; `socket_mode`, `socket_uid` and `socket_gid` (-1: the
+    app's own) are those of its unix sockets. `bind_shim`: what it binds itself is taken from them.
+    `shutdown_with_message`: a stop sends "shutdown" over Node's IPC channel.
     `log_file` None: the file in the daemon's log folder that is named after the instance.
     `stdin` FIFO: what oxmgr's users send it; INHERIT: the daemon's own; TERMINAL: that too, and it is in the foreground
     of that terminal. Nothing but `oxmgr runtime` sets it.
@@ -201,11 +205,20 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     start_delay_ms: int = 0
     ready: str = STARTED
     ready_timeout_ms: int = 30_000
+    watchdog_secs: float | None = None
+    listen: list[str] = []
+    reuse_port: bool = False
+    backlog: int = 4096
+    bind_shim: bool = False
+    socket_mode: int = 0o660
+    socket_uid: int = -1
+    socket_gid: int = -1
     depends_on: dict[str, str] = {}
     max_unavailable: int = 1
     stop_signal: int = 15
     stop_timeout_ms: int = 10_000
     stop_mode: str = "group"
+    shutdown_with_message: bool = False
     namespace: str = DEFAULT_NAMESPACE
     log_file: str | None = None
     error_log_file: str | None = None

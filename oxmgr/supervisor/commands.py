@@ -186,7 +186,11 @@ class Commands:
                     start.append(instance)
                 elif again or request.reload or instance in self._rollouts.outdated:
                     rolls = (
-                        instance.state.status == is_.RUNNING and can_roll(spec) and plumbing(spec) == plumbing(before)
+                        instance.state.status == is_.RUNNING
+                        and can_roll(spec)
+                        and plumbing(spec) == plumbing(before)
+                        # Who shares a port with nobody keeps those from it who would share it.
+                        and spec.reuse_port == before.reuse_port
                     )
                     (replace_them if rolls else restart).append(instance)
                 else:

@@ -19,6 +19,7 @@ from oxmgr.supervisor.cgroup import open_cgroups
 from oxmgr.supervisor.commands import Commands, Refusal
 from oxmgr.supervisor.control import Server
 from oxmgr.supervisor.desired import Desired
+from oxmgr.supervisor.endpoints import Endpoints
 from oxmgr.supervisor.eventfile import EventFile
 from oxmgr.supervisor.events import Events
 from oxmgr.supervisor.fleet import Fleet
@@ -140,7 +141,8 @@ def _set_up(
     trees = Trees(cgroups, loop)
     outputs = Outputs(loop, places, background, log, guard)
     events.heard = Alerting(loop, messenger, outputs.files).hear
-    launcher = Launcher(places, loop, background, trees, outputs, given)
+    endpoints = Endpoints(loop, places, guard, trees, log)
+    launcher = Launcher(places, loop, background, trees, outputs, given, endpoints)
     fleet = Fleet(loop, journal, events, trees, launcher, places, background)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
     Aging(loop, background, outputs, fleet)

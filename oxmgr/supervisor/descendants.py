@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PASSES = 8
 _READS = 4
+_DEPTH = 100
 _MARKS = (b"OXMGR_APP", b"OXMGR_INSTANCE_ID", b"OXMGR_RUN")
 _INDEX_DIGITS = 9
 _GONE = (FileNotFoundError, ProcessLookupError)
@@ -99,6 +100,18 @@ def is_of_session(pid: int, session: int, owner: "Owner") -> bool:
         return False
     stat = read_stat(pid)
     return (stat is None or stat[0] != b"Z") and born_as(pid) == owner
+
+
+def comes_of(pid: int, root: int) -> bool:
+    """Whether a process is below that one, or in the session that it leads."""
+    for _ in range(_DEPTH):
+        stat = read_stat(pid)
+        if stat is None or pid <= 1:
+            return False
+        if root in (int(stat[1]), int(stat[3])):
+            return True
+        pid = int(stat[1])
+    return False
 
 
 def below(roots: list[int]) -> list[int]:

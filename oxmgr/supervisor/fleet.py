@@ -39,7 +39,7 @@ from oxmgr.supervisor.chores import Chores
 from oxmgr.supervisor.hooks import HookRunner
 from oxmgr.supervisor.instance import App, Instance
 from oxmgr.supervisor.probes import Probes
-from oxmgr.supervisor.process import write_stdin
+from oxmgr.supervisor.process import start_ticks, write_stdin
 from oxmgr.supervisor.schedules import Schedules
 from oxmgr.supervisor.soft_limits import SoftLimits
 from oxmgr.supervisor.views import observed, view
@@ -99,6 +99,8 @@ class Fleet:
         self._releasing = False
         trees.emptied = self._emptied
         launcher.later = self.send
+        launcher.endpoints.send = self.send
+        self.probes.held = launcher.endpoints.sockets.inodes
         launcher.claim = self._claim
         launcher.beside = self._beside
         self._unclaimed: dict[int, tuple[int | None, int | None]] = {}
@@ -335,6 +337,7 @@ class Fleet:
             self.hooks.drop(instance)
         self._soft.update(instance)
         self.probes.update(instance)
+        self.launcher.endpoints.update(instance)
         self.schedules.update(instance.app)
         self.watches.update(instance.app)
 
@@ -392,7 +395,7 @@ class Fleet:
         return None
 
     def _signal_stop(self, instance: Instance) -> None:
-        if instance.state.status == is_.STOPPING:
+        if instance.state.status == is_.STOPPING and not self.launcher.endpoints.send_shutdown(instance):
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
 
     def _look_if_stuck(self, instance: Instance) -> None:
@@ -466,7 +469,18 @@ class Fleet:
         self.trees.let_go(instance)
 
     def _ended_here(self, instance: Instance, code: int | None, number: int | None, look: "Look") -> None:
-        self.ended(instance, code, number, empty=self.trees.is_empty(instance, look))
+        if not self._goes_on(instance):
+            self.ended(instance, code, number, empty=self.trees.is_empty(instance, look))
+
+    def _goes_on(self, instance: Instance) -> bool:
+        """Whether another process is its main one from now on."""
+        main = self.launcher.endpoints.successor(instance)
+        if main is None:
+            return False
+        self.trees.take(instance, main)
+        instance.ticks = start_ticks(main.pid)
+        self.take_up(instance, replace(instance.state, pid=main.pid))
+        return True
 
     def _claim(self, instance: Instance) -> None:
         """A thread's start is known now; its end may have come before."""

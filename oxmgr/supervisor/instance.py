@@ -7,6 +7,8 @@ from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from oxmgr.supervisor.endpoints import Ends
+
     Owner = tuple[str, int, int]
     """An app's name, an instance's number, and its run: what a process is born with."""
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.native import Child
     from oxmgr.supervisor.output import Direct, Output
     from oxmgr.supervisor.process import Process
+    from oxmgr.supervisor.sockets import Held
 
 
 NO_MARKS: dict[str, int] = {}
@@ -29,27 +32,15 @@ class Instance:
     `pending`: a start is being prepared, `prepared`: what is run before it has been, `spawning` is the child that a
     thread makes, `outputs` what its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `unstarted`
     the exit code that stands for a start that failed, or 0, `warnings` what of its spec this host does not hold,
-    `marks` where in its log files this run begins. The fleet's: the others; `extra`: it is not the one that users see,
-    but one that it has replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot be killed,
-    or "".
+    `marks` where in its log files this run begins, `ends` our ends of what else it was born with. The fleet's: the
+    others; `extra`: it is not the one that users see, but one that it has replaced, or that is to replace it; `gone`:
+    it was removed; `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
-        *(
-            "app",
-            "cgroup",
-            "foreign",
-            "generation",
-            "gone",
-            "index",
-            "leaving",
-            "limited",
-            "marks",
-            "network",
-            "prepared",
-        ),
+        *("app", "cgroup", "ends", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "run", "timer", "unstarted", "warnings", "wired", "worn"),
+        *("extra", "prepared", "run", "timer", "unstarted", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -71,6 +62,7 @@ class Instance:
         self.prepared = False
         self.spawning: Child | None = None
         self.stuck = ""
+        self.ends: Ends | None = None
         self.outputs: tuple[Output | Direct, ...] = ()
         self.wired: Spec | None = None
         self.unstarted = 0
@@ -109,9 +101,10 @@ class Instance:
 class App:
     """`environ` is what its starter had, as NUL-terminated `KEY=value`; `alerting` what was told of its troubles.
     `troubles`: what of its spec does not work now, by the key that asks for it. The schedules': `done_until` is the
-    Unix time up to which its times are done (0: none yet), `next_run` the next one, as far as it is known."""
+    Unix time up to which its times are done (0: none yet), `next_run` the next one, as far as it is known. `sockets`
+    are those that are held for it, by place and owner (oxmgr.supervisor.sockets), or None."""
 
-    __slots__ = ("alerting", "done_until", "environ", "instances", "next_run", "spec", "troubles")
+    __slots__ = ("alerting", "done_until", "environ", "instances", "next_run", "sockets", "spec", "troubles")
 
     def __init__(self, spec: Spec, environ: bytes) -> None:
         self.spec = spec
@@ -121,3 +114,4 @@ class App:
         self.troubles: dict[str, str] = {}
         self.done_until = 0.0
         self.next_run: int | None = None
+        self.sockets: dict[tuple[str, int], Held] | None = None

@@ -13,10 +13,12 @@ from oxmgr.lifecycle.events import Event, Exited, Spawned, SpawnFailed
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Limits
 from oxmgr.supervisor import cgroup, limits, native, process
+from oxmgr.supervisor.holders import holder
 from oxmgr.supervisor.matching import marks
 from oxmgr.supervisor.network import Networks
 from oxmgr.supervisor.process import StartError
 from oxmgr.supervisor.rights import not_in_force
+from oxmgr.supervisor.sockets import Taken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from oxmgr.model.places import Places
     from oxmgr.model.spec import Spec
     from oxmgr.supervisor.background import Background
+    from oxmgr.supervisor.endpoints import Endpoints, Passed
     from oxmgr.supervisor.hooks import HookRunner
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
@@ -51,6 +54,7 @@ class Launcher:
         trees: "Trees",
         outputs: "Outputs",
         given: list[int],
+        endpoints: "Endpoints",
     ) -> None:
         self.later: Callable[[Instance, Event], None] = lambda instance, event: None
         self._places = places
@@ -67,6 +71,7 @@ class Launcher:
         self.outputs = outputs
         self.given = given
         self._fds = getrlimit(RLIMIT_NOFILE)[0]
+        self.endpoints = endpoints
 
     def launch(self, instance: "Instance") -> Event | None:
         """Spawned or SpawnFailed; None when that is told later."""
@@ -91,6 +96,20 @@ class Launcher:
         except StartError as error:
             instance.unstarted = error.exit_code
             return SpawnFailed(str(error))
+        except Taken as taken:
+            self._find_holder(instance, taken)
+            return None
+
+    def _find_holder(self, instance: "Instance", taken: Taken) -> None:
+        """Who has the address that it wants: a look at all processes, so not here."""
+        found: list[str] = []
+
+        def done(error: OSError | None) -> None:
+            who = found[0] if found else "somebody"
+            if not instance.gone and instance.state.status == is_.STARTING and not instance.state.pid:
+                self.later(instance, SpawnFailed(f"cannot start {instance.name}: {taken}, {who} has it"))
+
+        self._background.run(lambda: found.append(holder(taken.address)), done)
 
     def _on_prepared(self, instance: "Instance", why: str) -> None:
         if instance.gone or instance.state.status != is_.STARTING or instance.state.pid:
@@ -134,16 +153,25 @@ class Launcher:
             for output in instance.outputs:
                 output.drain()
             instance.marks = marks(instance, self._places.logs)
+        passed = self.endpoints.prepare(instance)
         if spec.sandbox.uid >= 0:
-            self._spawn_apart(instance)
+            self._spawn_apart(instance, passed)
             return None
         try:
-            main = self._spawn(instance)
+            main = self._spawn_here(instance, passed)
+        except BaseException:
+            if passed is not None:
+                passed.close(failed=True)
+            raise
+        return self._started(instance, main, passed)
+
+    def _spawn_here(self, instance: "Instance", passed: "Passed | None") -> process.Process:
+        try:
+            return self._spawn(instance, passed)
         except StartError as error:
             if not self._try_anew(instance, error):
                 raise
-            main = self._spawn(instance)
-        return self._started(instance, main)
+        return self._spawn(instance, passed)
 
     def _has_room(self) -> bool:
         """Whether there are fds left for it, and then for those who come to stop it."""
@@ -164,13 +192,14 @@ class Launcher:
         instance.warnings += self._enter(instance)
         return True
 
-    def _started(self, instance: "Instance", main: process.Process) -> Spawned:
+    def _started(self, instance: "Instance", main: process.Process, passed: "Passed | None") -> Spawned:
         self._trees.take(instance, main)
         instance.started_at = time.time()
         instance.ticks = process.start_ticks(main.pid)
+        self.endpoints.started(instance, passed)
         return Spawned(main.pid)
 
-    def _spawn_apart(self, instance: "Instance", again: bool = True) -> None:
+    def _spawn_apart(self, instance: "Instance", passed: "Passed | None", again: bool = True) -> None:
         """In a thread, for a child that becomes another user: that user's processes may stop it before it executes, and
         whoever makes it waits for that. It has SPAWN_PATIENCE, then it is killed."""
         child = native.Child()
@@ -178,7 +207,7 @@ class Launcher:
 
         def work() -> None:
             try:
-                result.append(self._spawn(instance, child))
+                result.append(self._spawn(instance, passed, child))
             except StartError as error:
                 result.append(error)
 
@@ -188,12 +217,14 @@ class Launcher:
             self.in_flight -= 1
             got = result[0] if result else StartError(f"cannot start {instance.name}: {failed}", 0)
             if isinstance(got, process.Process):
-                self.later(instance, self._started(instance, got))
+                self.later(instance, self._started(instance, got, passed))
                 self.claim(instance)
             elif again and self._try_anew(instance, got):
-                self._spawn_apart(instance, again=False)
+                self._spawn_apart(instance, passed, again=False)
             else:
                 instance.unstarted = got.exit_code
+                if passed is not None:
+                    passed.close(failed=True)
                 self.later(instance, SpawnFailed(str(got)))
 
         instance.spawning = child
@@ -247,7 +278,9 @@ class Launcher:
                 self._trees.tidy(path)
                 instance.generation += 1
 
-    def _spawn(self, instance: "Instance", child: native.Child | None = None) -> process.Process:
+    def _spawn(
+        self, instance: "Instance", passed: "Passed | None", child: native.Child | None = None
+    ) -> process.Process:
         app = instance.app
         folder = -1
         try:
@@ -263,6 +296,7 @@ class Launcher:
                 outputs=instance.outputs,
                 cgroup=folder,
                 network=instance.network if app.spec.sandbox.private_network else -1,
+                passed=passed,
                 child=child,
             )
         except FileNotFoundError as error:
@@ -335,6 +369,7 @@ class Launcher:
 
     def connect(self, instance: "Instance") -> None:
         """The same for what runs already, also after a change of its spec that needs no new process."""
+        self.endpoints.relisten(instance)
         try:
             self.open_outputs(instance)
         except StartError as error:
@@ -362,6 +397,7 @@ class Launcher:
             self._trees.tidy(instance.cgroup)
             instance.cgroup = ""
             instance.worn = False
+        self.endpoints.put_away(instance)
 
     def forget(self, instance: "Instance") -> None:
         instance.gone = True

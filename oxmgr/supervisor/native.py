@@ -81,6 +81,8 @@ def spawn(
     limits: list[int],
     umask: int,
     *,
+    numbers: "list[int] | None" = None,
+    pid_names: bytes = b"",
     cgroup: int = -1,
     network: int = -1,
     terminal: int = -1,
@@ -100,12 +102,16 @@ def spawn(
     # What a pointer of the request leads to has to live until the call has come back.
     kept = [ffi.from_buffer("char[]", text) for text in (argv, env, base, mounts)]
     kept += [ffi.new("char[]", folder), ffi.new("int[]", fds), ffi.new("uint64_t[]", limits)]
-    kept.append(ffi.new("int[]", groups or []))
+    kept += [ffi.new("int[]", groups or []), ffi.from_buffer("char[]", pid_names)]
     request = ffi.new("struct ox_request *")
     request.argv, request.env, request.base, request.mounts = kept[:4]
     request.argv_size, request.env_size, request.base_size = len(argv), len(env), len(base)
     request.mounts_size = len(mounts)
-    request.folder, request.fds, request.limits, request.groups = kept[4:]
+    request.folder, request.fds, request.limits, request.groups = kept[4:8]
+    request.pid_names, request.pid_names_size = kept[8], len(pid_names)
+    if numbers is not None:
+        kept.append(ffi.new("int[]", numbers))
+        request.numbers = kept[-1]
     request.nfds, request.nlimits, request.ngroups = len(fds), len(limits) // 3, len(groups or ())
     request.mask, request.cgroup, request.network, request.terminal = umask, cgroup, network, terminal
     request.nice = lib.OX_UNSET if nice is None else nice
@@ -135,6 +141,11 @@ def pidfd_exit(pidfd: int) -> tuple[int | None, int | None]:
     _check(lib.ox_pidfd_exit(pidfd, _exits))
     one = _exits[0]
     return (None, one.signal) if one.signal else (one.code, None)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A copy of another process's fd. OSError, also where this user or kernel may not."""
+    return _check(lib.ox_pidfd_getfd(pidfd, fd))
 
 
 def signalfd(signals: list[int]) -> int:

@@ -18,13 +18,13 @@ Row = tuple[tuple[str, int], tuple[str, int], bytes, int]
 
 def listeners(pid: int, port: int = 0) -> set[int]:
     """The inodes of TCP sockets that listen in the network of a process, at that port or at any."""
-    return {inode for local, _, state, inode in _rows(pid) if state == LISTEN and port in (0, local[1]) and inode}
+    return {inode for local, _, state, inode in rows(pid) if state == LISTEN and port in (0, local[1]) and inode}
 
 
 def answerer(pid: int, local: tuple[str, int], remote: tuple[str, int]) -> int:
     """The inode of the other end of a connection of ours, from `local` here to `remote`, seen from the network of that
     process; 0 when nobody has accepted it, or it is over."""
-    for one, other, _, inode in _rows(pid):
+    for one, other, _, inode in rows(pid):
         if one == remote and other == local:
             return inode
     return 0
@@ -57,8 +57,9 @@ def unix_listeners(pid: int) -> set[int]:
     return found
 
 
-def _rows(pid: int) -> "Iterator[Row]":
-    for name in ("tcp", "tcp6"):
+def rows(pid: int, kind: str = "tcp") -> "Iterator[Row]":
+    """The sockets of a process's network, of `tcp` or `udp`, IPv4 and IPv6."""
+    for name in (kind, f"{kind}6"):
         for words in _lines(f"/proc/{pid}/net/{name}"):
             if len(words) >= 10:
                 yield _address(words[1]), _address(words[2]), words[3], int(words[9])

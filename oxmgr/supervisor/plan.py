@@ -1,6 +1,7 @@
 """What an apply does: pure, from what is desired and what is asked for."""
 
 from oxmgr.model.messages import Change
+from oxmgr.model.node import has_channel
 from oxmgr.model.spec import Spec
 from oxmgr.supervisor.outputs import plumbing
 
@@ -8,8 +9,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
-RESTARTING_KEYS = ("argv", "working_dir", "env", "sandbox", "stdin")
-"""A change of any other key needs no new process, but for one of logs that changes what its fds 1 and 2 are."""
+RESTARTING_KEYS = (
+    *("argv", "working_dir", "env", "sandbox", "stdin", "watchdog_secs"),
+    *("listen", "reuse_port", "bind_shim", "socket_mode", "socket_uid", "socket_gid"),
+)
+"""A change of any other key needs no new process, but for one of logs that changes what its fds 1 and 2 are, and one
+that gives it a channel."""
 
 
 def must_restart(new: Spec, old: Spec) -> bool:
@@ -18,7 +23,8 @@ def must_restart(new: Spec, old: Spec) -> bool:
         return False
     if bool(new.schedule) != bool(old.schedule):
         return True
-    return any(getattr(new, key) != getattr(old, key) for key in RESTARTING_KEYS) or plumbing(new) != plumbing(old)
+    changed = any(getattr(new, key) != getattr(old, key) for key in RESTARTING_KEYS)
+    return changed or plumbing(new) != plumbing(old) or (has_channel(new) and not has_channel(old))
 
 
 def plan(asked: "Iterable[Spec]", desired: dict[str, Spec], idle: "Container[str]", *, prune: bool) -> list[Change]:

@@ -53,7 +53,9 @@ class Probes:
         state, spec = instance.state, instance.app.spec
         pid = state.pid
         wait = self._waiting.get(instance)
-        starting = state.status == is_.STARTING and pid > 0 and is_asked(spec.ready)
+        # With held sockets, it tells itself when it has taken one; what else it listens at says nothing of that.
+        tells = spec.ready == "listen" and bool(spec.listen)
+        starting = state.status == is_.STARTING and pid > 0 and is_asked(spec.ready) and not tells
         if wait is not None and not (starting and wait.pid == pid and wait.ready == spec.ready):
             del self._waiting[instance]
             wait.close()

@@ -13,6 +13,7 @@ from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from oxmgr.supervisor.endpoints import Passed
     from oxmgr.supervisor.output import Direct, Output
 
 UMASK = 0o022
@@ -120,11 +121,12 @@ def start(
     outputs: "tuple[Output | Direct, ...]",
     cgroup: int = -1,
     network: int = -1,
+    passed: "Passed | None" = None,
     child: native.Child | None = None,
 ) -> Process:
     """Run an instance's program: `environ` is what its starter had, `given` the limit on open files that the daemon
-    was given, `stdin` the path of its FIFO, `cgroup` and `network` are fds or -1. StartError when it does not run. May
-    run in a thread: `child` then tells the loop of what is being made."""
+    was given, `stdin` the path of its FIFO, `cgroup` and `network` are fds or -1, `passed` is what else it is born
+    with. StartError when it does not run. May run in a thread: `child` then tells the loop of what is being made."""
     name = instance_name(spec.name, index, spec.instances)
     fds: list[int] = []
     try:
@@ -132,14 +134,21 @@ def start(
         fds += [output.open_for_app() for output in outputs]
         # One for both, or one each.
         fds += fds[1:] if len(outputs) == 1 else []
+        env = own_env(spec, index, run)
+        placed = {0: fds[0], 1: fds[1], 2: fds[2]}
+        if passed is not None:
+            env |= passed.env
+            placed |= dict(sorted(passed.fds.items()))
         pid, pidfd = native.spawn(
             _strings(spec.argv),
-            _strings([f"{key}={value}" for key, value in own_env(spec, index, run).items()]),
+            _strings([f"{key}={value}" for key, value in env.items()]),
             environ,
             os.fsencode(spec.working_dir),
-            fds,
+            [*placed.values()],
             rlimits(spec.limits, given),
             UMASK if spec.sandbox.umask < 0 else spec.sandbox.umask,
+            numbers=[*placed],
+            pid_names=b"" if passed is None else passed.pid_names,
             cgroup=cgroup,
             network=network,
             terminal=0 if spec.stdin == TERMINAL else -1,

@@ -22,8 +22,8 @@ BY_PORT = ("listen", "tcp:", "http://")
 
 def can_roll(spec: Spec) -> bool:
     """Whether two of it can run beside each other, and it is known when the second one does its work. Who is asked at a
-    port of its own holds that port: the second one could not have it."""
-    return spec.ready != STARTED and not spec.ready.startswith(BY_PORT)
+    port of its own holds that port: the second one could not have it. But a socket that we hold is for both."""
+    return spec.ready != STARTED and (bool(spec.listen) or not spec.ready.startswith(BY_PORT))
 
 
 class Rollouts:

@@ -113,6 +113,9 @@ class Takeover:
             self._leave_unknown(seen, folders, health)
         for instance, old, left in ended:
             self._loop.call(self._ended_meanwhile, instance, old, left)
+        for instance in list(fleet):
+            if instance.state.desired and (instance in start or not instance.down):
+                fleet.launcher.endpoints.claim(instance)
         fleet.bring_down(stop, Stop())
         return start
 
@@ -193,6 +196,7 @@ class Takeover:
         else:
             ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
             fleet.send(instance, Adopted(main.pid, age, ready))
+        fleet.launcher.endpoints.adopt(instance)
         return True
 
     def _hear_of(self, instance: "Instance", main: Process) -> None:

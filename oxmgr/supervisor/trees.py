@@ -124,6 +124,17 @@ class Trees:
         except OSError:
             return False
 
+    def has(self, instance: "Instance", pid: int) -> bool:
+        """Whether a process, which may have ended, is one of it. False when that cannot be found out."""
+        main = instance.process
+        if main is not None and pid == main.pid:
+            return True
+        if instance.cgroup:
+            folder = cgroup.folder_of(pid, self.cgroups.mount)
+            return folder == instance.cgroup or folder.startswith(f"{instance.cgroup}/")
+        # As long as it is a session's number, it is no other process's.
+        return instance.session > 0 and descendants.comes_of(pid, instance.session)
+
     def pids(self, instance: "Instance") -> list[int]:
         """All of its tree that can be found, the main process first."""
         main = [instance.process.pid] if instance.process is not None else []

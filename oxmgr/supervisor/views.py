@@ -5,6 +5,7 @@ import time
 from oxmgr.model import messages
 from oxmgr.model import status as is_
 from oxmgr.model.views import instance_view
+from oxmgr.supervisor.sockets import held_places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,4 +65,7 @@ def view(instance: "Instance", files: tuple[str, str], health: str | None) -> me
         *instance.app.troubles.values(),
         *(output.trouble for output in instance.outputs if output.trouble),
     ]
+    made.sockets = held_places(instance)
+    if instance.ends is not None and instance.ends.notify is not None:
+        made.status_text = instance.ends.notify.text
     return made

@@ -42,6 +42,9 @@ RICH = spec(
     watch=["/srv/app", "/etc/app.toml"],
     watch_extensions=["js"],
     watch_ignore=["tmp*", "a/b"],
+    listen=["web=[::]:3000", "unix:/run/api.sock", "udp:127.0.0.1:53"],
+    ready="fd:6",
+    watchdog_secs=0.1,
     limits=Limits(memory_mb=1, cpus="0-3,8", nice=-20, oom_score_adj=1000, open_files=16),
     sandbox=Sandbox(
         user="web",
@@ -97,6 +100,18 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(ready="http:///x"), "ready: expected http://host:port/path"),
         (spec(ready="log:"), "ready: expected 'started'"),
         (spec(ready="command:a\0b"), "ready: expected 'started'"),
+        (spec(listen=["foo:80"]), "listen: 'foo' is no IP address"),
+        (spec(listen=["3000"]), "listen: expected each address once and as '[::]:3000', got '3000'"),
+        (spec(listen=["a=[::1]:80", "b=[::1]:80"]), "listen: expected each address once"),
+        (spec(listen=[f"[::1]:{port}" for port in range(1, 66)]), "listen: 65 sockets, 64 are the most"),
+        (spec(listen=["unix:/" + "x" * 107]), "listen: a socket's path has at most 107 bytes, this one has 108"),
+        (spec(listen=["unix:/x\0y"]), "listen: expected an absolute path behind unix:"),
+        (spec(listen=["unix:/x"], reuse_port=True), "reuse_port: unix:/x cannot be shared so"),
+        (spec(listen=["[::1]:80", "[::1]:81"], ready="fd:4"), "ready: fd:4 is a socket of listen"),
+        (spec(socket_mode=0o1000), "socket_mode: expected 0 to 511, got 512"),
+        (spec(socket_uid=-2), "socket_uid"),
+        (spec(backlog=0), "backlog: expected 1 to 65535, got 0"),
+        (spec(watchdog_secs=0), "watchdog_secs: expected 0.1 to 86400, got 0"),
         (spec(hooks=Hooks(pre_stop="a\0b")), "hooks.pre_stop: a command cannot hold a NUL"),
         (spec(hooks=Hooks(timeout_secs=0)), "hooks.timeout_secs: expected 0.1 to 86400, got 0"),
         (spec(health_check=HealthCheck(tcp="x")), "health_check: expected a port"),
@@ -201,6 +216,7 @@ def test_every_field_is_looked_at() -> None:
     elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs", "alerts", "health_check", "hooks"}
     elsewhere |= {"schedule", "restart_schedule", "timezone", "catch_up", "overlap"}
     elsewhere |= {"watch", "watch_extensions", "watch_ignore"}
+    elsewhere |= {"listen", "reuse_port", "bind_shim", "shutdown_with_message", *check.SOCKETS}
     assert set(check.LOGS) | set(check.LOG_WORDS) | {"compress"} == set(Logs.__struct_fields__)
     assert {*check.HOOKS, *check.HOOK_WORDS} == set(Hooks.__struct_fields__)
     assert set(check.HEALTH) | {"endpoint", "tcp", "command"} == set(HealthCheck.__struct_fields__)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RENEW = ".venv/bin/python -m tests.unit.test_docs"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").rglob("*.toml"))
-PROGRAMS = ("node", "npm", "python3", "postgres", "sleep", "tail")
+PROGRAMS = ("node", "npm", "python3", "postgres", "sleep", "tail", "gunicorn")
 CONFIG, CLI, ARCHITECTURE = "docs/config.md", "docs/cli.md", "docs/architecture.md"
 
 

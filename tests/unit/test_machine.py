@@ -313,6 +313,18 @@ def test_who_ends_before_it_is_ready_has_crashed_or_finished_as_ever() -> None:
     assert state.status == is_.EXITED
 
 
+def test_who_asks_for_more_time_gets_it_to_get_ready_and_to_end() -> None:
+    state, effects = run(ASKED, *RUNNING, m.Extended(60.0))
+    assert (state.status, state.deadline, notes(effects)[-1]) == (is_.STARTING, 160.0, "started")
+    assert run(ASKED, m.Extended(1.0), state=state)[0] == state, "only ever later"
+    stopping, _ = run(make_spec(), *RUNNING, m.Stop(), m.Extended(60.0))
+    assert (stopping.status, stopping.deadline) == (is_.STOPPING, 160.0)
+    killed, _ = run(make_spec(), m.Tick(), m.Extended(60.0), state=stopping, now=160.0)
+    assert killed.deadline == 161.0, "who is being killed gets no more"
+    running, _ = run(make_spec(), *RUNNING, m.Extended(60.0))
+    assert running.deadline is None
+
+
 def test_who_is_unhealthy_is_restarted_like_after_a_crash() -> None:
     state, effects = run(make_spec(), *RUNNING, m.Failing("http://… says 500"))
     assert state.status == is_.STOPPING and notes(effects)[-2:] == ["unhealthy", "stopping"]
@@ -566,6 +578,10 @@ class Life(RuleBasedStateMachine):
     @rule()
     def says_that_it_is_ready(self) -> None:
         self.send(m.Ready())
+
+    @rule(seconds=st.floats(0, 1000))
+    def asks_for_more_time(self, seconds: float) -> None:
+        self.send(m.Extended(seconds))
 
     @rule()
     def does_not_do_its_work(self) -> None:

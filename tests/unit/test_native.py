@@ -124,6 +124,39 @@ def test_the_child_has_exactly_its_fds_even_when_they_trade_places(rung: int) ->
         os.close(fd)
 
 
+def test_a_child_gets_fds_at_their_numbers_and_nothing_between(rung: int) -> None:
+    fds = [os.memfd_create(str(number)) for number in range(3)]
+    for number, fd in enumerate(fds):
+        os.write(fd, f"file{number}".encode())
+    null, (reading, writing) = os.open("/dev/null", os.O_RDWR), os.pipe()
+    script = "import os; read = lambda fd: os.pread(fd, 9, 0); os.write(1, b' '.join([read(3), read(7), read(300), str(os.listdir('/proc/self/fd')).encode()]))"
+    placed = {0: null, 1: writing, 2: null, 3: fds[2], 7: fds[0], 300: fds[1]}
+    pid, pidfd = spawn(sys.executable, "-I", "-S", "-c", script, fds=[*placed.values()], numbers=[*placed])
+    os.close(writing)
+    with open(reading, "rb") as file:
+        got = file.read()
+    assert wait(pid, pidfd) == (0, None)
+    # 4 is the listing's own.
+    assert got == b"file2 file0 file1 ['0', '1', '2', '3', '4', '7', '300']", got
+    for fd in [*fds, null]:
+        os.close(fd)
+
+
+def test_a_child_has_its_own_pid_in_a_variable(rung: int) -> None:
+    text = output(
+        "sh", "-c", "echo $LISTEN_PID $OTHER $$", base=words("LISTEN_PID=1"), pid_names=words("LISTEN_PID", "OTHER")
+    )
+    assert len(set(text.split())) == 1 and len(text.split()) == 3, text
+
+
+def test_fds_that_do_not_rise_are_refused() -> None:
+    for numbers in ([0, 2, 1], [0, 1, 1], [-1, 0, 1]):
+        with pytest.raises(native.SpawnError, match="Invalid argument"):
+            spawn("true", numbers=numbers)
+    with pytest.raises(native.SpawnError, match="Invalid argument"):
+        spawn("true", pid_names=words("ONE", "TWO", "THREE"))
+
+
 def test_fds_that_are_each_others_places_are_not_lost(rung: int) -> None:
     first, second = os.memfd_create("a"), os.memfd_create("b")
     os.write(first, b"first")
@@ -170,7 +203,7 @@ def test_fds_that_are_each_others_places_are_not_lost(rung: int) -> None:
         (["true"], {"folder": b"/nowhere"}, "change to the folder", errno.ENOENT),
         (["true"], {"folder": b"/etc/passwd"}, "change to the folder", errno.ENOTDIR),
         (["true"], {"fds": [0, 1, 999]}, "place the file descriptors", errno.EBADF),
-        (["true"], {"fds": [0] * 17}, "place the file descriptors", errno.EMFILE),
+        (["true"], {"fds": [0] * 513}, "place the file descriptors", errno.EMFILE),
         (["true"], {"limits": [resource.RLIMIT_NOFILE, 9, 5]}, "set the resource limits", errno.EINVAL),
         (["x" * 300], {}, "execute", errno.ENOENT),
     ],

@@ -1,0 +1,168 @@
+/* Loaded into programs that bind by themselves (LD_PRELOAD), so that they take the sockets that are held for them: a
+ * bind(2) to an address of OXMGR_BIND puts the held socket in the place of the one that was to be bound. All else is the
+ * kernel's. And the first listen(2) at a held one writes a newline to the pipe of OXMGR_READY.
+ *
+ * OXMGR_BIND is `fd:inode:backlog:kind:hex` with | between them. kind: 4, 6, d4, d6 (the letter: datagrams) or u; hex are
+ * the bytes of port and address in network order, or of the path. OXMGR_READY is `fd:inode`. An fd is what it is said to
+ * be when its inode is.
+ *
+ * It has no C library of its own, so that it fits beside any: of the program's, it uses errno and environ.
+ */
+#include "bare.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#define SHOWN __attribute__((visibility("default")))
+
+extern char **environ;
+
+struct held {
+    int fd;
+    int backlog;
+};
+
+static int fail(long error) {
+    errno = (int)-error;
+    return -1;
+}
+
+/* The value of a variable, or an empty text. `name` ends with "=". */
+static const char *value_of(const char *name) {
+    size_t length = strlen(name);
+    for (char **one = environ; one && *one; one++) {
+        size_t at = 0;
+        while (at < length && (*one)[at] == name[at])
+            at++;
+        if (at == length)
+            return *one + length;
+    }
+    return "";
+}
+
+static uint64_t number(const char **at) {
+    uint64_t value = 0;
+    for (; **at >= '0' && **at <= '9'; (*at)++)
+        value = value * 10 + (uint64_t)(**at - '0');
+    if (**at == ':')
+        (*at)++;
+    return value;
+}
+
+/* 0: there is no such fd. */
+static uint64_t inode_of(int fd) {
+    struct stat found;
+    return CALL(SYS_fstat, fd, &found) < 0 ? 0 : (uint64_t)found.st_ino;
+}
+
+static int is_hex(const char *text, const unsigned char *bytes, size_t size) {
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < size; i++)
+        if (text[2 * i] != digits[bytes[i] >> 4] || text[2 * i + 1] != digits[bytes[i] & 15])
+            return 0;
+    return text[2 * size] == '\0' || text[2 * size] == '|';
+}
+
+/* Whether an entry, from its kind on, is this address. */
+static int is_address(const char *text, int datagrams, const struct sockaddr *address, socklen_t size) {
+    if (*text == 'd') {
+        if (!datagrams)
+            return 0;
+        text++;
+    } else if (datagrams) {
+        return 0;
+    }
+    unsigned char bytes[18];
+    const char kind = *text++;
+    if (*text++ != ':')
+        return 0;
+    if (kind == '4' && address->sa_family == AF_INET && size >= sizeof(struct sockaddr_in)) {
+        const struct sockaddr_in *four = (const void *)address;
+        memcpy(bytes, &four->sin_port, 2);
+        memcpy(bytes + 2, &four->sin_addr, 4);
+        return is_hex(text, bytes, 6);
+    }
+    if (kind == '6' && address->sa_family == AF_INET6 && size >= 24) {
+        const struct sockaddr_in6 *six = (const void *)address;
+        memcpy(bytes, &six->sin6_port, 2);
+        memcpy(bytes + 2, &six->sin6_addr, 16);
+        return is_hex(text, bytes, 18);
+    }
+    if (kind == 'u' && address->sa_family == AF_UNIX && size > offsetof(struct sockaddr_un, sun_path)) {
+        const char *path = (const char *)address + offsetof(struct sockaddr_un, sun_path);
+        size_t length = 0;
+        while (length < size - offsetof(struct sockaddr_un, sun_path) && path[length])
+            length++;
+        return is_hex(text, (const unsigned char *)path, length);
+    }
+    return 0;
+}
+
+/* The one that is held for an address, or, with none, that has this inode. fd -1: there is none. */
+static struct held find(const struct sockaddr *address, socklen_t size, int datagrams, uint64_t wanted) {
+    for (const char *at = value_of("OXMGR_BIND="); *at; at++) {
+        struct held one = {(int)number(&at), 0};
+        uint64_t inode = number(&at);
+        one.backlog = (int)number(&at);
+        int same = address ? is_address(at, datagrams, address, size) : inode == wanted;
+        if (same && inode && (!address || inode_of(one.fd) == inode))
+            return one;
+        while (*at && *at != '|')
+            at++;
+        if (!*at)
+            break;
+    }
+    return (struct held){-1, 0};
+}
+
+/* With the flags that the program has set on its own. What else it has set is lost. */
+static long take(int held, int fd) {
+    long flags = CALL(SYS_fcntl, fd, F_GETFL), kept = CALL(SYS_fcntl, held, F_GETFL);
+    long on_exec = CALL(SYS_fcntl, fd, F_GETFD);
+    if (flags < 0 || kept < 0 || on_exec < 0)
+        return -EBADF;
+    CALL(SYS_fcntl, held, F_SETFL, (kept & ~O_NONBLOCK) | (flags & O_NONBLOCK));
+    long result = CALL(SYS_dup3, held, fd, on_exec & FD_CLOEXEC ? O_CLOEXEC : 0);
+    return result < 0 ? result : 0;
+}
+
+static void tell_ready(void) {
+    const char *at = value_of("OXMGR_READY=");
+    if (*at) {
+        int fd = (int)number(&at);
+        uint64_t inode = number(&at);
+        if (inode && inode_of(fd) == inode)
+            CALL(SYS_write, fd, "\n", 1);
+    }
+}
+
+SHOWN int bind(int fd, const struct sockaddr *address, socklen_t size) {
+    if (address && size >= sizeof address->sa_family) {
+        int type = 0;
+        socklen_t room = sizeof type;
+        CALL(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &type, &room);
+        struct held one = find(address, size, type == SOCK_DGRAM, 0);
+        if (one.fd >= 0 && one.fd != fd) {
+            long result = take(one.fd, fd);
+            return result < 0 ? fail(result) : 0;
+        }
+    }
+    long result = CALL(SYS_bind, fd, address, size);
+    return result < 0 ? fail(result) : 0;
+}
+
+SHOWN int listen(int fd, int backlog) {
+    struct held one = {-1, 0};
+    if (*value_of("OXMGR_BIND="))
+        one = find(NULL, 0, 0, inode_of(fd));
+    long result = CALL(SYS_listen, fd, one.fd >= 0 ? one.backlog : backlog);
+    if (result < 0)
+        return fail(result);
+    if (one.fd >= 0)
+        tell_ready();
+    return 0;
+}
