@@ -45,6 +45,7 @@ lint: .venv/.dev
 	$(VENV)/lint-imports --no-logo
 	$(VENV)/clang-format --dry-run -Werror csrc/*.c csrc/*.h
 	for file in csrc/*.c; do $(CC) $(C_FLAGS) -c $$file -o /dev/null || exit 1; done
+	$(CC) $(C_FLAGS) -DOX_LIBC -c csrc/guard.c -o /dev/null
 	cppcheck -q --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -D_GNU_SOURCE csrc
 
 # The tests of the extension, on one that AddressSanitizer and UndefinedBehaviorSanitizer watch.

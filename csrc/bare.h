@@ -54,14 +54,14 @@ __attribute__((optimize("no-tree-loop-distribute-patterns"))) void *memcpy(void 
     return to;
 }
 
-static size_t strlen(const char *text) {
+size_t strlen(const char *text) {
     size_t length = 0;
     while (text[length])
         length++;
     return length;
 }
 
-static int memcmp(const void *one, const void *other, size_t size) {
+int memcmp(const void *one, const void *other, size_t size) {
     const unsigned char *a = one, *b = other;
     for (; size--; a++, b++)
         if (*a != *b)
