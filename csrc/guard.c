@@ -30,7 +30,9 @@
 #define DELAY_FIRST 10
 #define DELAY_MOST 5000
 #define OOM_SCORE_ADJ "-900"
-#define WORDS_SIZE 16384 /* of a command line */
+#define FDS_SPARE 6       /* that nothing is kept in: a socketpair, a file of /proc, what a replacement takes */
+#define MESSAGES_MOST 256 /* read in a row: a daemon that never stops talking holds up nothing else */
+#define WORDS_SIZE 16384  /* of a command line */
 #define WORDS_MOST 128
 #define SIGNALS_SIZE 8 /* of the kernel's signal set (rt_sigprocmask(2)) */
 #define BIT(signal) (UINT64_C(1) << ((signal) - 1))
@@ -56,9 +58,9 @@ static int answered;     /* one has come up */
 static int64_t due = -1; /* when the next one is started; -1: it runs */
 static int ending, ending_code;
 static int64_t ending_grace;
-static uint64_t signals, from_kernel; /* to be told of */
-static int stopping;                  /* SIGTERM has come: also the next daemon is told */
-static int saying_hello;              /* a list is to be sent from `next_kept` on */
+static uint64_t signals, from_kernel;                   /* to be told of */
+static int stopping;                                    /* SIGTERM has come: also the next daemon is told */
+static enum { QUIET, BEGINNING, LISTING } saying_hello; /* LISTING: what is kept, from `next_kept` on, then all exits */
 static uint32_t next_kept, told_kept;
 
 static int64_t now_ms(void) {
@@ -111,6 +113,9 @@ static int keep(const char *name, int fd) {
             i++;
         if (i == OX_KEPT_MOST)
             return ENOSPC;
+        /* The kernel gives the lowest number that is free. */
+        if ((rlim_t)fd + FDS_SPARE >= files.rlim_max)
+            return EMFILE;
         if (i == kept_end)
             kept_end++;
         place = &kept[i];
@@ -154,35 +159,53 @@ static int is_owed(void) {
     return came_up && (saying_hello || exits_told < exits_end || signals);
 }
 
-/* All that it is owed, as far as it takes it. */
-static void tell(void) {
-    while (saying_hello) {
-        while (next_kept < kept_end && kept[next_kept].fd < 0)
-            next_kept++;
-        struct ox_guard_message message = {
-            .kind = OX_LISTED, .value = (int32_t)told_kept, .a = OX_GUARD_VERSION, .b = (uint64_t)CALL(SYS_getpid, 0)};
-        int fd = -1;
-        if (next_kept < kept_end) {
-            message = (struct ox_guard_message){.kind = OX_KEPT};
-            memcpy(message.name, kept[next_kept].name, OX_KEPT_NAME);
-            fd = kept[next_kept].fd;
-        }
-        if (!send_message(&message, fd))
-            return;
-        if (fd < 0) {
-            saying_hello = 0;
-            if (stopping)
-                signals |= BIT(SIGTERM);
-        }
-        next_kept++;
+/* Whether all were taken. */
+static int tell_kept(void) {
+    for (; next_kept < kept_end; next_kept++) {
+        if (kept[next_kept].fd < 0)
+            continue;
+        struct ox_guard_message message = {.kind = OX_KEPT};
+        memcpy(message.name, kept[next_kept].name, OX_KEPT_NAME);
+        if (!send_message(&message, kept[next_kept].fd))
+            return 0;
         told_kept++;
     }
+    return 1;
+}
+
+static int tell_exits(void) {
     for (; exits_told < exits_end; exits_told++) {
         const struct ox_guard_exit *one = &exits[exits_told % OX_EXITS_MOST];
         struct ox_guard_message message = {.kind = OX_EXIT, .value = one->pid, .a = one->status, .b = one->ticks};
         if (!send_message(&message, -1))
-            return;
+            return 0;
     }
+    return 1;
+}
+
+static int say_hello(void) {
+    if (saying_hello == BEGINNING) {
+        struct ox_guard_message message = {.kind = OX_BEGINS};
+        if (!send_message(&message, -1))
+            return 0;
+        saying_hello = LISTING;
+    }
+    if (!tell_kept() || !tell_exits())
+        return 0;
+    struct ox_guard_message message = {
+        .kind = OX_LISTED, .value = (int32_t)told_kept, .a = OX_GUARD_VERSION, .b = (uint64_t)CALL(SYS_getpid, 0)};
+    if (!send_message(&message, -1))
+        return 0;
+    saying_hello = QUIET;
+    if (stopping)
+        signals |= BIT(SIGTERM);
+    return 1;
+}
+
+/* All that it is owed, as far as it takes it. */
+static void tell(void) {
+    if ((saying_hello && !say_hello()) || !tell_exits())
+        return;
     for (int number = 1; number <= 64 && signals; number++)
         if (signals & BIT(number)) {
             struct ox_guard_message message = {
@@ -247,7 +270,8 @@ static void hang_up(void) {
     if (daemon_socket >= 0)
         close_fd(daemon_socket);
     daemon_socket = -1;
-    came_up = saying_hello = 0;
+    came_up = 0;
+    saying_hello = QUIET;
 }
 
 static void on_daemon_end(int status) {
@@ -360,6 +384,7 @@ static void replace(int from, int count) {
     static char text[WORDS_SIZE], *words[WORDS_MOST + 1], nothing[] = "-", digits[12];
     long size = CALL(SYS_pread64, from, text, sizeof text - 1, 0);
     int at = 0;
+    text[size > 0 ? size : 0] = 0;
     for (long i = 0; i < size && at < WORDS_MOST; i += (long)strlen(text + i) + 1)
         words[at++] = text + i;
     int file = (int)CALL(SYS_memfd_create, "oxmgr-guard", 0);
@@ -377,7 +402,8 @@ static void replace(int from, int count) {
                                  .kept = kept_end,
                                  .exits = (uint32_t)(exits_end - exits_first),
                                  .signals = signals,
-                                 .stopping = stopping};
+                                 .stopping = stopping,
+                                 .told = (uint32_t)(exits_told - exits_first)};
     memcpy(head.oom_score_adj, oom_score_adj, sizeof oom_score_adj);
     int fine = write_all(file, &head, sizeof head) && write_all(file, kept, kept_end * sizeof *kept);
     for (uint64_t i = exits_first; fine && i < exits_end; i++)
@@ -399,13 +425,14 @@ static void replace(int from, int count) {
 static int take_state(int file) {
     struct ox_guard_head head;
     if (!read_all(file, &head, sizeof head) || memcmp(head.magic, OX_GUARD_MAGIC, sizeof head.magic) ||
-        head.kept > OX_KEPT_MOST || head.exits > OX_EXITS_MOST || !read_all(file, kept, head.kept * sizeof *kept) ||
-        !read_all(file, exits, head.exits * sizeof *exits))
+        head.kept > OX_KEPT_MOST || head.exits > OX_EXITS_MOST || head.told > head.exits ||
+        !read_all(file, kept, head.kept * sizeof *kept) || !read_all(file, exits, head.exits * sizeof *exits))
         return 0;
     kept_end = head.kept;
     for (uint32_t i = 0; i < kept_end; i++)
         kept[i].name[OX_KEPT_NAME - 1] = 0;
     exits_end = head.exits;
+    exits_told = head.told;
     daemon_pid = head.daemon;
     daemon_socket = head.socket;
     files.rlim_cur = head.files_soft;
@@ -434,7 +461,7 @@ static int obey(struct ox_guard_message *message, int fd) {
     switch (message->kind) {
     case OX_HELLO:
         came_up = 1;
-        saying_hello = 1;
+        saying_hello = BEGINNING;
         next_kept = told_kept = 0;
         exits_told = exits_first;
         break;
@@ -472,7 +499,7 @@ static int obey(struct ox_guard_message *message, int fd) {
 }
 
 static void listen_to_daemon(void) {
-    for (;;) {
+    for (int messages = 0; messages < MESSAGES_MOST; messages++) {
         struct ox_guard_message message;
         union {
             struct cmsghdr header;
@@ -556,12 +583,15 @@ static void end_the_rest(void) {
     }
 }
 
+/* What the daemon is to have is what we had, unless an earlier guard has said so. */
 static void lower_oom_score(void) {
     int fd = (int)CALL(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return;
-    long got = CALL(SYS_read, fd, oom_score_adj, sizeof oom_score_adj - 1);
-    oom_score_adj[got > 0 ? got : 0] = 0;
+    if (!oom_score_adj[0]) {
+        long got = CALL(SYS_read, fd, oom_score_adj, sizeof oom_score_adj - 1);
+        oom_score_adj[got > 0 ? got : 0] = 0;
+    }
     CALL(SYS_pwrite64, fd, OOM_SCORE_ADJ, sizeof OOM_SCORE_ADJ - 1, 0);
     close_fd(fd);
 }
@@ -594,10 +624,9 @@ static int run(int argc, char **argv, char **envp) {
     CALL(SYS_rt_sigaction, SIGPIPE, &ignore, 0, SIGNALS_SIZE);
     CALL(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
     int state = number(argv[1]), told = number(argv[2]);
-    if (state < 0 || !take_state(state)) {
+    if (state < 0 || !take_state(state))
         CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &files);
-        lower_oom_score();
-    }
+    lower_oom_score();
     struct rlimit most = {files.rlim_max, files.rlim_max};
     CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, &most, 0);
     if (told >= 0) {

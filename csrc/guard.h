@@ -1,8 +1,10 @@
 /* What the guard and the daemon say to each other, and what a guard leaves to the one that takes its place.
  *
- * A socketpair of SOCK_SEQPACKET, a message a packet, all of one size. The daemon says OX_HELLO and is told all that is
- * kept (OX_KEPT each, with the fd), then OX_LISTED, then of every exit that no daemon has taken note of yet, then of
- * signals. Both sides never wait for each other: what the guard cannot send now it still knows later.
+ * A socketpair of SOCK_SEQPACKET, a message a packet, all of one size. The daemon says OX_HELLO and is told
+ * OX_BEGINS, all that is kept (OX_KEPT each, with the fd), every exit that no daemon has taken note of yet, then OX_LISTED;
+ * from then on of exits and signals as they come. Who was executed in the place of another daemon passes over the exits
+ * that come before OX_BEGINS, for they are told again. Both sides never wait for each other: what the guard cannot send
+ * now it still knows later.
  */
 #ifndef OXMGR_GUARD_H
 #define OXMGR_GUARD_H
@@ -20,7 +22,7 @@ enum ox_guard_kind {
     OX_HELLO = 1,
     OX_KEEP = 2,    /* `name`, with one fd; one that is kept under that name is closed */
     OX_FORGET = 3,  /* `name` */
-    OX_TAKEN = 4,   /* of the exits that it was told of, the first `value` are on record */
+    OX_TAKEN = 4,   /* of the exits that it was told of since OX_BEGINS, the next `value` are on record */
     OX_END = 5,     /* it ends on purpose: the guard ends with the code `value`, after a grace of `a` milliseconds for
                        what is left where the guard is process 1 */
     OX_REPLACE = 6, /* execute a guard's program: with the fd of a file of its `value` words, NUL after each */
@@ -32,6 +34,7 @@ enum ox_guard_kind {
                         (field 22 of proc(5)'s stat), 0 when that is not known */
     OX_SIGNAL = 19, /* `value` was sent to the guard; `a` is 1 when the kernel sent it (a key of the terminal) */
     OX_REFUSED = 20, /* `name` is not kept, `value` is the errno */
+    OX_BEGINS = 21,  /* what follows answers OX_HELLO */
 };
 
 struct ox_guard_message {
@@ -65,7 +68,8 @@ struct ox_guard_head {
     uint32_t kept, exits;
     uint64_t signals;       /* a bit each, still to be told of */
     char oom_score_adj[16]; /* what the daemon is to have */
-    int32_t stopping, unused;
+    int32_t stopping;
+    uint32_t told; /* of the exits, so many were told to the daemon that is there */
 };
 
 #endif

@@ -25,7 +25,7 @@ VERSION = 1
 NAME_SIZE = 88
 """Bytes of a name, with a final NUL."""
 HELLO, KEEP, FORGET, TAKEN, END, REPLACE, ANSWERS = 1, 2, 3, 4, 5, 6, 7
-KEPT, LISTED, EXIT, SIGNAL, REFUSED = 16, 17, 18, 19, 20
+KEPT, LISTED, EXIT, SIGNAL, REFUSED, BEGINS = 16, 17, 18, 19, 20, 21
 FD = 3
 """Ours, when it has started us."""
 PATIENCE = 5.0
@@ -218,6 +218,9 @@ class Guard:
         kind, value, a, b, name = unpack(data)
         if kind == KEPT and fds:
             self.kept[name] = fds.pop()
+        elif kind == BEGINS:
+            # Those before were told to whom we were executed in the place of, and are told again.
+            self.exits.clear()
         elif kind == LISTED:
             self._listed, self.version, self.pid = True, a, b
             if value > len(self.kept):
