@@ -48,14 +48,14 @@ lint: .venv/.dev
 	$(CC) $(C_FLAGS) -DOX_LIBC -c csrc/guard.c -o /dev/null
 	cppcheck -q --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -D_GNU_SOURCE csrc
 
-# The tests of the extension, on one that AddressSanitizer and UndefinedBehaviorSanitizer watch.
+# The tests of the extension and of the guard, on those that AddressSanitizer and UndefinedBehaviorSanitizer watch.
 native-test: .venv/.dev
 	@rm -rf build/asan && mkdir -p build/asan
 	@OXMGR_SANITIZE=1 $(VENV)/python setup.py -q build --build-base build/asan/tmp --build-lib build/asan/lib
 	@env -u OXMGR_HOME BUILT_PACKAGE=$(CURDIR)/build/asan/lib \
 		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 PYTHONMALLOC=malloc \
-		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py tests/unit/test_native_rights.py tests/unit/test_format.py tests/unit/test_rawlog.py tests/unit/test_linelog.py
+		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py tests/unit/test_native_rights.py tests/unit/test_format.py tests/unit/test_rawlog.py tests/unit/test_linelog.py tests/faults/test_guard.py
 
 # The tests that need root and the whole of cgroup v2, in a VM that is emulated in software.
 kernel-test: .venv/.dev

@@ -45,7 +45,7 @@ static void hand_over(int to, int fd) {
 }
 
 /* So many processes whose parent ends once a byte has come; then each ends, the one of number i with i % 251, every
- * fifth by SIGKILL. Their pids are told first. */
+ * fifth by SIGKILL. Their pids are told first, and a byte when they are orphans. */
 static void make_orphans(int to, int count) {
     int gate[2];
     if (pipe(gate) < 0)
@@ -58,7 +58,8 @@ static void make_orphans(int to, int count) {
         close(gate[0]);
         close(gate[1]);
         free(pids);
-        waitpid(middle, NULL, 0);
+        if (waitpid(middle, NULL, 0) != middle || write(to, "", 1) != 1)
+            exit(97);
         return;
     }
     for (int i = 0; i < count; i++) {

@@ -71,7 +71,7 @@ class Puppet:
         assert len(data) == MESSAGE.size, data
         fds = [fd for _, _, found in with_it for fd in array.array("i", found)]
         kind, value, a, b, name = MESSAGE.unpack(data)
-        return Message(kind, value, a, b, name.partition(b"\0")[0].decode(), fds)
+        return Message(kind, value, a, b, os.fsdecode(name.partition(b"\0")[0]), fds)
 
     def hello(self) -> Told:
         """All of its answer. What was on its way before is passed over, as a daemon does that was executed in the place
@@ -114,6 +114,7 @@ class Puppet:
 
     def let_go(self) -> None:
         self.strings.sendall(b"g")
+        assert self.strings.recv(1) == b"\0"
 
     def end(self, code: int) -> None:
         self.order("x", code)
@@ -246,6 +247,12 @@ def guard(tmp_path: Path, puppet: str, nothing_left: None) -> Iterator[Guard]:
     one.close()
 
 
+def can_lower_its_oom_score() -> bool:
+    """Some sandboxes take no score below 0 from anybody."""
+    script = "echo -900 > /proc/self/oom_score_adj && grep -q -- -900 /proc/self/oom_score_adj"
+    return subprocess.run(["sh", "-c", script], stderr=subprocess.DEVNULL).returncode == 0
+
+
 def pipe_with(text: bytes) -> int:
     """The reading end of a pipe that holds this and no more."""
     reading, writing = os.pipe()
@@ -334,14 +341,13 @@ def test_with_16_files_it_refuses_what_it_has_no_room_for_and_can_still_start_da
     refused = set()
     for number in range(40):
         keep(one, f"n{number}", b"x")
-    for _ in range(40):
-        one.say(FORGET, name="none")
-    for name in [f"n{number}" for number in range(40)]:
-        if not one.is_silent():
-            said = one.hear()
-            assert (said.kind, said.value) == (REFUSED, errno.EMFILE)
-            refused.add(said.name)
-    assert 20 < len(refused) < 40, name
+    one.say(HELLO)
+    while (said := one.hear()).kind != BEGINS:
+        assert (said.kind, said.value) == (REFUSED, errno.EMFILE)
+        refused.add(said.name)
+    while (said := one.hear()).kind != LISTED:
+        os.close(said.fds[0])
+    assert 20 < len(refused) < 40
     pids = one.orphans(1)
     one.let_go()
     two = guard.replaced(one)
@@ -361,6 +367,7 @@ def test_nonsense_is_passed_over(guard: Guard) -> None:
     one = guard.start()
     one.up()
     keep(one, "a", b"1")
+    os.close(one.hello().kept["a"])
     before = guard.fds()
     dice = random.Random(4)
     nothing = os.open("/dev/null", os.O_RDWR)
@@ -387,15 +394,14 @@ def test_nonsense_is_passed_over(guard: Guard) -> None:
     one.say(KEEP, name="two", fds=(nothing, nothing))
     assert (refused := one.hear()).kind == REFUSED and refused.name == "no fd"
     os.close(nothing)
-    guard.replaced(one)
-    two = guard.puppets[-1]
+    two = guard.replaced(one)
     two.say(HELLO)
     names = set()
     while (said := two.hear()).kind != LISTED:
         if said.kind == KEPT:
-            names.add(os.fsencode(said.name) if said.name.isascii() else said.name)
+            names.add(said.name)
             os.close(said.fds[0])
-    assert len(names) == 2, "what is not terminated is cut at its end"
+    assert names == {"a", os.fsdecode(b"\xff" * 87)}, "what is not terminated is cut at its end"
 
 
 def test_bytes_of_any_kind_do_not_end_it(guard: Guard) -> None:
@@ -422,7 +428,8 @@ def test_bytes_of_any_kind_do_not_end_it(guard: Guard) -> None:
             while not one.is_silent():
                 for fd in one.hear().fds:
                     os.close(fd)
-        if number % 1000 == 999:
+        if number % (rounds // 6) == 0:
+            # As few as that, for whoever dies soon is started later and later.
             one = guard.replaced(one)
     os.close(nothing)
     one = guard.replaced(one)
@@ -521,7 +528,7 @@ def test_ten_thousand_ends_are_told_each_and_once_to_who_takes_note(guard: Guard
         one.let_go()
         if reader == "reads":
             take(batch)
-        elif reader == "none":
+        elif reader == "none" and len(wanted) % (3 * batch) == 0:
             # They end while there is no daemon, or while the next one has not said hello.
             one = guard.replaced(one)
     if reader != "reads":
@@ -656,6 +663,7 @@ def test_signals_are_passed_on_also_those_that_come_while_there_is_no_daemon(gua
         assert (said.kind, said.value, said.a) == (SIGNAL, number, 0)
     guard.crash.touch()
     one.kill()
+    wait_until(guard.crash.read_text, "the next one, which crashes")
     os.kill(guard.pid, signal.SIGUSR2)
     wait_until(lambda: len(guard.crash.read_text().splitlines()) >= 3, "some that crash")
     os.kill(guard.pid, signal.SIGQUIT)
@@ -711,7 +719,7 @@ def test_another_guard_takes_its_place_with_all_that_it_has(guard: Guard) -> Non
     os.kill(guard.pid, signal.SIGCONT)
     wait_until(lambda: os.path.samefile(f"/proc/{guard.pid}/exe", other), "the other program")
     said = [one.hear()]
-    while not said[-1].kind == SIGNAL or said[-1].value != signal.SIGUSR1:
+    while said[-1].kind != SIGNAL or said[-1].value != signal.SIGUSR1:
         said.append(one.hear())
     assert not [one for one in said if one.kind == EXIT], "what was told is not told again to the same daemon"
     one.say(TAKEN, 1)
@@ -722,9 +730,10 @@ def test_another_guard_takes_its_place_with_all_that_it_has(guard: Guard) -> Non
     told = two.up()
     assert [said.value for said in told.exits] == first[3:]
     assert content(told.kept) == {"b": b"2", "c": b"3"}
+    before = guard.fds()
     for _ in range(20):
         replace(two, guard.words())
-        content(two.hello().kept)
+        assert len(content(two.hello().kept)) == 2
     assert guard.fds() == before
     guard.ends(two, 5)
 
@@ -749,9 +758,11 @@ def test_words_that_are_no_program_leave_it_as_it_is(guard: Guard) -> None:
     assert content(told.kept) == {"a": b"1"}
     assert guard.fds() == before
     # The kept fds are not passed on to what it starts.
-    one.order("o", 0)
     two = guard.replaced(one)
-    assert content(two.up().kept) == {"a": b"1"}
+    kept = two.up().kept
+    assert set(kept) == {"a"}
+    os.close(kept["a"])
+    wait_until(lambda: len(os.listdir(f"/proc/{two.pid}/fd")) == 4, "no other fd in it")
 
 
 def test_a_guard_in_the_place_of_another_keeps_the_signals_that_no_daemon_has_heard(guard: Guard) -> None:
@@ -793,33 +804,35 @@ def test_no_fd_of_its_own_comes_to_the_daemon(guard: Guard) -> None:
     os.close(told)
     kept = one.up().kept
     os.write(kept["told"], b"up")
-    content_of = {int(fd) for fd in os.listdir(f"/proc/{one.pid}/fd")}
-    # Its connection to the test is 4; 3 it has closed itself.
-    assert content_of == {0, 1, 2, 4}
+    # Its connection to the test is 4; 3 it closes itself when it has handed it over.
+    wait_until(lambda: set(os.listdir(f"/proc/{one.pid}/fd")) == {"0", "1", "2", "4"}, "no other fd in it")
     os.close(kept["told"])
     one.say(FORGET, name="told")
     assert os.read(reading, 10) == b"up" and os.read(reading, 10) == b""
     os.close(reading)
     keep(one, "a", b"1")
     two = guard.replaced(one)
-    assert {int(fd) for fd in os.listdir(f"/proc/{two.pid}/fd")} == {0, 1, 2, 4}
+    wait_until(lambda: set(os.listdir(f"/proc/{two.pid}/fd")) == {"0", "1", "2", "4"}, "no other fd in it")
 
 
 def test_the_daemon_has_the_oom_score_and_the_limits_that_the_guard_was_given(guard: Guard) -> None:
     soft, hard = 500, 900
     score = Path("/proc/self/oom_score_adj")
     own = score.read_text()
-    guard.spawn(wrap=("sh", "-c", f'ulimit -Hn {hard}; ulimit -Sn {soft}; echo 55 > {score}; exec "$@"', "sh"))
+    guard.spawn(wrap=("sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; echo 55 > {score}; exec "$@"', "sh"))
     one = guard.next()
     one.up()
-    assert Path(f"/proc/{guard.pid}/oom_score_adj").read_text().strip() == "-900"
+    lowered = "-900" if can_lower_its_oom_score() else "55"
+    assert Path(f"/proc/{guard.pid}/oom_score_adj").read_text().strip() == lowered
     assert resource.prlimit(guard.pid, resource.RLIMIT_NOFILE) == (hard, hard)
-    for daemon in (one, guard.replaced(one)):
+    for again in (False, True):
+        daemon = guard.replaced(one) if again else one
         assert Path(f"/proc/{daemon.pid}/oom_score_adj").read_text().strip() == "55"
         assert resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE) == (soft, hard)
     assert score.read_text() == own
 
 
+@pytest.mark.skipif(not can_lower_its_oom_score(), reason="no score may be lowered here")
 def test_a_guard_that_a_daemon_becomes_has_the_low_oom_score_too(guard: Guard) -> None:
     state = daemons_side.memory_file("state", daemons_side.state({}, [0, 500, 900], b"55\n"))
     guard.process = subprocess.Popen(
@@ -836,7 +849,9 @@ def test_the_daemon_has_no_signal_blocked_or_ignored_but_what_a_terminal_asks_fo
     one = guard.start()
     one.up()
     text = Path(f"/proc/{one.pid}/status").read_text()
-    masks = {line.split()[0]: int(line.split()[1], 16) for line in text.splitlines() if line.startswith("Sig")}
+    masks = {
+        line.split()[0]: int(line.split()[1], 16) for line in text.splitlines() if line.startswith(("SigBlk", "SigIgn"))
+    }
     assert masks["SigBlk:"] == 0
     # Python, which starts the guard here, ignores SIGXFSZ itself.
     assert masks["SigIgn:"] & ~(1 << (signal.SIGXFSZ - 1)) == 1 << (signal.SIGTTOU - 1)
