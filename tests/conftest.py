@@ -23,8 +23,18 @@ import _prctl
 import pytest
 
 from oxmgr.client.connection import Connection, NoDaemon, connect
-from oxmgr.client.launch import daemon_argv
-from oxmgr.model.messages import Apply, Change, Done, GetInstances, Instances, InstanceView, StopDaemon
+from oxmgr.client.launch import daemon_argv, guard_argv
+from oxmgr.model.messages import (
+    Apply,
+    Change,
+    DaemonView,
+    Done,
+    GetDaemon,
+    GetInstances,
+    Instances,
+    InstanceView,
+    StopDaemon,
+)
 from oxmgr.model.places import Places, find_places
 from oxmgr.model.spec import Spec
 from oxmgr.supervisor import cgroup
@@ -114,21 +124,49 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not told, f"left behind: {told}"
 
 
+class Heir:
+    """A process that has come to us as the subreaper, with as much of Popen as a Home uses."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        if self.code is None and (found := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.code = os.waitstatus_to_exitcode(found[1])
+        return self.code
+
+    def wait(self, timeout: float = DEADLINE) -> int:
+        wait_until(lambda: self.poll() is not None, f"{self.pid} to end", timeout)
+        assert self.code is not None
+        return self.code
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
 class Home:
-    """A home with a daemon, seen through the control protocol."""
+    """A home with a daemon, seen through the control protocol. `daemon` is the guard where it is `guarded`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.places: Places = find_places({"OXMGR_HOME": str(folder)}, os.getuid())
         self.env = {"PATH": os.environ["PATH"], "OXMGR_HOME": str(folder), "HOME": str(folder)}
-        self.daemon: subprocess.Popen[bytes] | None = None
+        self.daemon: subprocess.Popen[bytes] | Heir | None = None
+        self.guarded = False
         self.wrap: list[str] = []
         self.connections: list[Connection] = []
 
     def start_daemon(self, *, nofile: int | None = None, hold: bool = False) -> int:
         """The pid of a daemon that answers; `wrap` is what it is started by."""
         reading, told = os.pipe()
-        argv = [*self.wrap, *daemon_argv(told=told, hold=int(hold))]
+        words = guard_argv(told, hold=int(hold)) if self.guarded else daemon_argv(told=told, hold=int(hold))
+        argv = [*self.wrap, *words]
         if nofile is not None:
             argv = ["sh", "-c", f'ulimit -n {nofile}; exec "$@"', "sh", *argv]
         self.daemon = subprocess.Popen(argv, env=self.env, pass_fds=[told], stdin=subprocess.DEVNULL)
@@ -192,6 +230,31 @@ class Home:
         self.connections.clear()
         self.daemon.kill()
         self.daemon.wait()
+
+    def about_daemon(self) -> DaemonView:
+        connection = connect(self.places)
+        try:
+            reply = connection.request(GetDaemon())
+        finally:
+            connection.close()
+        assert isinstance(reply, DaemonView)
+        return reply
+
+    def kill_guarded(self) -> int:
+        """Kill the daemon that the guard has started; the pid of the next one, which answers."""
+        before = self.about_daemon().pid
+        os.kill(before, signal.SIGKILL)
+        return self.another_than(before).pid
+
+    def another_than(self, pid: int) -> DaemonView:
+        """The daemon that answers once that one is gone."""
+        while True:
+            try:
+                view = self.about_daemon()
+            except NoDaemon:
+                continue  # it was killed while it answered
+            if view.pid != pid:
+                return view
 
     def stop_daemon(self) -> int:
         """Its exit code."""
