@@ -2,7 +2,7 @@
 
 import os
 from _signal import pidfd_send_signal
-from errno import EAGAIN, EINVAL
+from errno import EAGAIN, EINVAL, EMFILE, ENFILE, ENOMEM
 from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl, ioctl
 from sys import byteorder
 
@@ -225,14 +225,23 @@ def _is_resized(fd: int, size: int) -> bool:
 
 
 def read_stat(pid: int) -> list[bytes] | None:
-    """The fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, …), or None when it is gone."""
+    """The fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, …), or None when it is gone or cannot
+    be looked at."""
+    try:
+        return read_stat_surely(pid)
+    except OSError:
+        return None
+
+
+def read_stat_surely(pid: int) -> list[bytes] | None:
+    """The same, where who cannot be looked at must not be taken for gone. OSError."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         data = os.read(fd, 1024)
-    except OSError:
+    except ProcessLookupError:
         return None
     finally:
         os.close(fd)
@@ -258,14 +267,21 @@ def zombie_exit(pid: int) -> tuple[int | None, int | None] | None:
 
 def adopt(pid: int, ticks: int) -> Process | None:
     """An earlier daemon's main process, if that pid is still that process and it has not ended. It is our child where
-    that daemon has executed us in its place."""
-    if pid <= 0 or start_ticks(pid) != ticks:
+    that daemon has executed us in its place. OSError when that cannot be found out now."""
+    stat = read_stat_surely(pid) if pid > 0 else None
+    if stat is None or int(stat[19]) != ticks:
         return None
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except OSError as error:
+        if error.errno in (EMFILE, ENFILE, ENOMEM):
+            raise
         return None
-    stat = read_stat(pid)
+    try:
+        stat = read_stat_surely(pid)
+    except OSError:
+        os.close(pidfd)
+        raise
     if stat and int(stat[19]) == ticks and stat[0] not in (b"Z", b"X"):
         return Process(pid, pidfd, child=int(stat[1]) == os.getpid())
     os.close(pidfd)

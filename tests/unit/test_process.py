@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -183,3 +184,23 @@ def test_a_line_goes_in_front_of_what_is_not_read_yet(fifo: tuple[str, int]) -> 
     write_stdin(path, b"first\n")
     write_stdin(path, b"z" * 20_000)
     assert everything(fd) == b"first\n" + b"z" * 20_000
+
+
+@pytest.mark.parametrize("room", [0, 1], ids=["no fd", "one, which the pidfd takes"])
+def test_who_cannot_be_looked_at_is_not_taken_for_gone(room: int) -> None:
+    """A daemon without file descriptors that takes over must not start a second copy."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with running("sleep", "1000") as child:
+        ticks = process.start_ticks(child.pid)
+        lowest = os.dup(0)
+        os.close(lowest)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, before[1]))
+            with pytest.raises(OSError, match="Too many open files"):
+                process.adopt(child.pid, ticks)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        main = process.adopt(child.pid, ticks)
+        assert main is not None
+        main.close()
+    assert process.adopt(child.pid, ticks) is None
