@@ -512,7 +512,7 @@ static void listen_to_daemon(void) {
         if (got == -EINTR)
             continue;
         if (got <= 0) {
-            if (got != -EAGAIN)
+            if (!got || got == -ECONNRESET)
                 /* It has closed its end, and most likely ends; if not, it is told of nothing any more. */
                 hang_up();
             return;

@@ -202,6 +202,8 @@ class Guard:
             except BlockingIOError:
                 return
             except OSError as error:
+                if error.errno in (errno.ENOMEM, errno.ENOBUFS, errno.EMFILE):
+                    return  # not now: the loop hears of it again
                 self._lose(error.strerror or "")
                 return
             if not data:
