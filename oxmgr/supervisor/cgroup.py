@@ -373,7 +373,7 @@ def remove(path: str) -> bool:
 
 
 def folder_of(pid: int, mount: str) -> str:
-    """The folder of a process's cgroup, seen from the mount; "" when it is gone. OSError when it cannot be looked at."""
+    """The folder of a process's cgroup, seen from the mount; "" when it is gone. OSError when that cannot be known."""
     try:
         paths = [line[3:] for line in _read(f"/proc/{pid}/cgroup").decode().splitlines() if line.startswith("0::")]
     except (FileNotFoundError, ProcessLookupError):

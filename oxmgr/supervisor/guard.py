@@ -80,7 +80,15 @@ class Guard:
 
     def fetch(self) -> None:
         """Ask for all that it has for us. It answers at once, or is as good as dead."""
-        self._send(pack(HELLO))
+        self._ask(0)
+
+    def fetch_exits(self) -> None:
+        """Ask again for the exits: all that it has reaped by now are in `exits` then."""
+        self._ask(1)
+
+    def _ask(self, what: int) -> None:
+        self._listed = False
+        self._send(pack(HELLO, what))
         while self._socket is not None and not self._listed:
             if not select.select([self.fd], [], [], PATIENCE)[0]:
                 self._lose("it does not answer")
@@ -91,7 +99,7 @@ class Guard:
         if self._socket is None:
             return
         self._loop = loop
-        self.taken(len(self.exits))
+        loop.at(0.0, self._tell_exits)
         loop.add(self.fd, READ | (WRITE if self._unsent else 0), lambda events: self._on_ready(events))
         signals, self._signals = self._signals, []
         for number, typed in signals:
@@ -186,13 +194,16 @@ class Guard:
                 self._loop.change(self.fd, READ)
         if events & ~WRITE:
             self._receive()
-            exits, self.exits = self.exits, []
-            if exits:
-                self.on_exits(exits)
-                self.taken(len(exits))
+            self._tell_exits()
             signals, self._signals = self._signals, []
             for number, typed in signals:
                 self.on_signal(number, typed)
+
+    def _tell_exits(self) -> None:
+        exits, self.exits = self.exits, []
+        if exits:
+            self.on_exits(exits)
+            self.taken(len(exits))
 
     def _receive(self) -> None:
         """All that has come."""

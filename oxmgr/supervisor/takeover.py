@@ -56,7 +56,7 @@ class Takeover:
         self._loop = loop
         self._desired = desired
         self._guard = guard
-        self._ends: dict[tuple[int, int], End] = {(pid, ticks): how(status) for pid, status, ticks in guard.exits}
+        self._ends = _ends_of(guard)
         self._own_ends: dict[int, End] = {}
         self._guards: dict[tuple[str, int], int] = {}
         self._silent: set[int] = set()
@@ -99,6 +99,10 @@ class Takeover:
             _end_forgotten(fleet, seen)
         else:
             self._leave_unknown(seen, folders, health)
+        if ended:
+            # Some may have ended only after the guard was asked first.
+            self._guard.fetch_exits()
+            self._ends |= _ends_of(self._guard)
         for instance, old, left in ended:
             self._loop.call(self._ended_meanwhile, instance, old, left)
         fleet.bring_down(stop, Stop())
@@ -286,6 +290,10 @@ class Takeover:
             self._loop.remove(main.pidfd)
         fleet.trees.let_go(instance)
         fleet.ended(instance, *ended, empty=fleet.trees.is_empty(instance, fleet.trees.orphans()))
+
+
+def _ends_of(guard: "Guard") -> "dict[tuple[int, int], End]":
+    return {(pid, ticks): how(status) for pid, status, ticks in guard.exits}
 
 
 def how(status: int) -> "End":
