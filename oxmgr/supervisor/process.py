@@ -2,7 +2,7 @@
 
 import os
 from _signal import pidfd_send_signal
-from errno import EAGAIN, EINVAL, EMFILE, ENFILE, ENOMEM
+from errno import EACCES, EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH
 from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl, ioctl
 from sys import byteorder
 
@@ -274,9 +274,9 @@ def adopt(pid: int, ticks: int) -> Process | None:
     try:
         pidfd = os.pidfd_open(pid)
     except OSError as error:
-        if error.errno in (EMFILE, ENFILE, ENOMEM):
-            raise
-        return None
+        if error.errno in (ESRCH, ENOSYS, EPERM, EACCES):
+            return None
+        raise
     try:
         stat = read_stat_surely(pid)
     except OSError:

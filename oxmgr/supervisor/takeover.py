@@ -151,7 +151,7 @@ class Takeover:
         if main is None:
             return False
         folder = cgroup.folder_of(main.pid, fleet.trees.cgroups.mount)
-        if seen.cgroup and folder == seen.cgroup and os.path.isdir(folder):
+        if seen.cgroup and folder == seen.cgroup and _is_there(folder):
             instance.cgroup, instance.limited = folder, instance.app.spec.limits
             instance.ooms = seen.ooms
         elif seen.cgroup and descendants.born_as(main.pid) != (instance.app.spec.name, instance.index):
@@ -290,6 +290,15 @@ class Takeover:
             self._loop.remove(main.pidfd)
         fleet.trees.let_go(instance)
         fleet.ended(instance, *ended, empty=fleet.trees.is_empty(instance, fleet.trees.orphans()))
+
+
+def _is_there(folder: str) -> bool:
+    """OSError when that cannot be found out now: what is there must not be taken for gone."""
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _ends_of(guard: "Guard") -> "dict[tuple[int, int], End]":

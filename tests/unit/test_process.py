@@ -1,5 +1,6 @@
 """What is signalled, what is not, and what an app's standard input takes."""
 
+import errno
 import fcntl
 import os
 import resource
@@ -204,3 +205,12 @@ def test_who_cannot_be_looked_at_is_not_taken_for_gone(room: int) -> None:
         assert main is not None
         main.close()
     assert process.adopt(child.pid, ticks) is None
+
+
+def test_a_pidfd_that_cannot_be_had_now_is_no_sign_that_the_process_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(pid: int) -> int:
+        raise OSError(errno.EAGAIN, "not now")
+
+    monkeypatch.setattr(os, "pidfd_open", fails)
+    with pytest.raises(OSError, match="not now"):
+        process.adopt(os.getpid(), process.start_ticks(os.getpid()))
