@@ -4,8 +4,6 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
 from oxmgr.model.spec import NEVER
 from tests.conftest import Home, wait_until
 from tests.faults import deaths
@@ -35,18 +33,3 @@ def test_the_end_of_who_ends_while_the_next_daemon_is_starting_is_known(empty_ho
     wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the guard to have reaped it")
     home.another_than(before)
     assert (home.views()["app"].status, home.views()["app"].exit_code) == ("exited", 42)
-
-
-@pytest.mark.parametrize("call", ["newfstatat", "openat", "pidfd_open", "read"])
-def test_a_takeover_of_which_a_call_fails_is_tried_again_and_ends_nobody(empty_home: Home, call: str) -> None:
-    """The call that fails is one after the daemon has asked the guard: by its number, found by counting them."""
-    home = empty_home
-    campaign = deaths.Campaign(home)
-    campaign.start()
-    home.apply(*(home.sh(f"app{number}", "exec sleep 1000") for number in range(3)))
-    pids = {name: view.pid for name, view in home.views().items()}
-    count = campaign.calls()[call]
-    for number in range(max(1, count - 12), count + 1):
-        campaign.fail_at(call, number, "ENOMEM")
-        campaign.daemon()
-        assert {name: view.pid for name, view in home.views().items()} == pids, number
