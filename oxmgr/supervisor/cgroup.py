@@ -57,6 +57,11 @@ class Cgroups:
             return []
         return [f"{self.base}/{name}" for name in os.listdir(self.base) if ":" in name]
 
+    def own_folder(self, path: str, name: str) -> str:
+        """The path, if it is one of an instance of that name; else ""."""
+        base, _, own = path.rpartition("/")
+        return path if self.base and base == self.base and own.partition("~")[0] == name else ""
+
     def kill(self, path: str) -> None:
         """SIGKILL to all in it and below it; that it is not there is no error. OSError: it could not be done."""
         if self.kill_by == FREEZE:

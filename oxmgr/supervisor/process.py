@@ -259,8 +259,13 @@ def zombie_exit(pid: int) -> tuple[int | None, int | None] | None:
     """How a process that nobody has reaped yet ended: (exit code, None) or (None, signal). None when it may not be
     told (field 52 is for those who may ptrace it) or is not there."""
     stat = read_stat(pid)
-    if stat is None or stat[0] != b"Z" or os.geteuid() not in (0, os.stat(f"/proc/{pid}").st_uid):
+    if stat is None or stat[0] != b"Z":
         return None
+    try:
+        if os.geteuid() not in (0, os.stat(f"/proc/{pid}").st_uid):
+            return None
+    except FileNotFoundError:
+        return None  # reaped at this moment
     status = int(stat[49])
     return (None, status & 0x7F) if status & 0x7F else (status >> 8, None)
 

@@ -151,7 +151,9 @@ class Takeover:
         if main is None:
             return False
         folder = cgroup.folder_of(main.pid, fleet.trees.cgroups.mount)
-        if seen.cgroup and folder == seen.cgroup and _is_there(folder):
+        # A daemon that had no cgroups for a while has written down none.
+        own = seen.cgroup or fleet.trees.cgroups.own_folder(folder, instance.folder)
+        if own and folder == own and _is_there(folder):
             instance.cgroup, instance.limited = folder, instance.app.spec.limits
             instance.ooms = seen.ooms
         elif seen.cgroup and descendants.born_as(main.pid) != (instance.app.spec.name, instance.index):

@@ -214,3 +214,8 @@ def test_a_pidfd_that_cannot_be_had_now_is_no_sign_that_the_process_is_gone(monk
     monkeypatch.setattr(os, "pidfd_open", fails)
     with pytest.raises(OSError, match="not now"):
         process.adopt(os.getpid(), process.start_ticks(os.getpid()))
+
+
+def test_a_zombie_that_is_reaped_while_it_is_looked_at_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "read_stat", lambda pid: [b"Z", *[b"0"] * 49])
+    assert process.zombie_exit(2**22 + 1) is None
