@@ -68,6 +68,7 @@ class Guard:
         self.on_lost: Callable[[], object] = lambda: None
         self._signals: list[tuple[int, bool]] = []
         self._listed = False
+        self._lost = False
         self.say: Callable[[str], object] = lambda text: None
         self._loop: Loop | None = None
         self._unsent: list[tuple[bytes, int]] = []
@@ -95,8 +96,10 @@ class Guard:
             self._receive()
 
     def join(self, loop: "Loop") -> None:
-        """Hear of what it says from now on, and of what it has said already."""
+        """Hear of what it says from now on, of what it has said already, and that it has died already."""
         if self._socket is None:
+            if self._lost:
+                loop.at(0.0, self.on_lost)
             return
         self._loop = loop
         loop.at(0.0, self._tell_exits)
@@ -254,6 +257,7 @@ class Guard:
             self._loop.remove(self.fd)
         self._socket.close()
         self._socket = None
+        self._lost = True
         for _, fd in self._unsent:
             if fd >= 0:
                 os.close(fd)

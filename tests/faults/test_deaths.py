@@ -4,8 +4,9 @@ import os
 import signal
 from pathlib import Path
 
+from oxmgr.client.connection import NoDaemon
 from oxmgr.model.spec import NEVER
-from tests.conftest import Home, wait_until
+from tests.conftest import Heir, Home, wait_until
 from tests.faults import deaths
 
 
@@ -33,3 +34,31 @@ def test_the_end_of_who_ends_while_the_next_daemon_is_starting_is_known(empty_ho
     wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the guard to have reaped it")
     home.another_than(before)
     assert (home.views()["app"].status, home.views()["app"].exit_code) == ("exited", 42)
+
+
+def test_a_daemon_whose_guard_dies_while_it_starts_becomes_the_guard(empty_home: Home) -> None:
+    home = empty_home
+    campaign = deaths.Campaign(home)
+    campaign.start()
+    home.apply(home.sh("app", "exec sleep 1000"))
+    pid = home.pid("app")
+    campaign.plan("-e", "trace=openat", "-e", "inject=openat:delay_enter=20000")
+    before = home.about_daemon().pid
+    log = Path(home.places.daemon_log)
+    count = log.read_text().count(", pid ")
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: log.read_text().count(", pid ") > count, "the next one to have asked the guard")
+    assert home.daemon is not None
+    home.daemon.kill()
+    home.daemon.wait()
+    daemon = int(log.read_text().rpartition(", pid ")[2].split()[0])
+    home.daemon = Heir(daemon)
+    wait_until(lambda: guard_of(home) == daemon, "it to have become the guard")
+    assert home.pid("app") == pid
+
+
+def guard_of(home: Home) -> int | None:
+    try:
+        return home.about_daemon().guard
+    except NoDaemon:
+        return None
