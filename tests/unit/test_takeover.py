@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from oxmgr.supervisor import cgroup
+from oxmgr.supervisor.daemon import _is_lock
 from oxmgr.supervisor.takeover import _is_there
 
 
@@ -30,3 +31,17 @@ def test_a_cgroup_that_cannot_be_looked_at_is_not_taken_for_gone(monkeypatch: py
     monkeypatch.setattr(cgroup, "_read", fails)
     with pytest.raises(OSError, match="not now"):
         cgroup.folder_of(os.getpid(), "/")
+
+
+def test_a_lock_that_cannot_be_looked_at_is_not_taken_for_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with open(path, "wb") as file:
+        assert _is_lock(file.fileno(), str(path)) and not _is_lock(file.fileno(), f"{path}.none")
+
+        def fails(fd: int) -> os.stat_result:
+            raise OSError(errno.ENOMEM, "not now")
+
+        monkeypatch.setattr(os, "fstat", fails)
+        with pytest.raises(OSError, match="not now"):
+            _is_lock(file.fileno(), str(path))
+        monkeypatch.undo()
