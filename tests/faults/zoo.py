@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from oxmgr.model.spec import NEVER, Logs, Spec, instance_name, log_paths
+from oxmgr.model.logpaths import log_paths
+from oxmgr.model.spec import NEVER, Logs, Spec, instance_name
 from oxmgr.supervisor.archive import rotated_files
 from tests.conftest import Home
 
