@@ -20,7 +20,7 @@
 
 enum ox_guard_kind {
     /* From the daemon. */
-    OX_HELLO = 1,
+    OX_HELLO = 1,   /* `value` is 1: only the exits are asked for, for it has the fds */
     OX_KEEP = 2,    /* `name`, with one fd; one that is kept under that name is closed */
     OX_FORGET = 3,  /* `name` */
     OX_TAKEN = 4,   /* of the exits that it was told of since OX_BEGINS, the next `value` are on record */

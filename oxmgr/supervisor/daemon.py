@@ -265,11 +265,15 @@ def _take_lock(places: Places, guard: Guard, fd: int) -> int:
 
 
 def _is_lock(fd: int, path: str) -> bool:
+    """OSError when that cannot be found out now: whoever took it for lost would find the home taken, by itself."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.set_inheritable(fd, False)
+    except BlockingIOError:
+        return False
+    os.set_inheritable(fd, False)
+    try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
-    except OSError:
+    except FileNotFoundError:
         return False
 
 

@@ -204,7 +204,11 @@ class Fleet:
                 return
             instance = next(iter(self._queue))
             del self._queue[instance]
+            before = instance.state
             self._loop.call(self.send, instance, Start())
+            if instance.state is before:
+                # It ran already. Whoever waits for it waited for its turn.
+                self.changed(instance)
 
     def bring_down(self, instances: "Iterable[Instance]", event: Event) -> None:
         """Stop or Restart: those that others of them depend on wait until those are down."""

@@ -71,6 +71,7 @@ class Guard:
         self.on_lost: Callable[[], object] = lambda: None
         self._signals: list[tuple[int, bool]] = []
         self._listed = False
+        self._lost = False
         self.say: Callable[[str], object] = lambda text: None
         self._loop: Loop | None = None
         self._unsent: list[tuple[bytes, int]] = []
@@ -83,18 +84,28 @@ class Guard:
 
     def fetch(self) -> None:
         """Ask for all that it has for us. It answers at once, or is as good as dead."""
-        self._send(pack(HELLO))
+        self._ask(0)
+
+    def fetch_exits(self) -> None:
+        """Ask again for the exits: all that it has reaped by now are in `exits` then."""
+        self._ask(1)
+
+    def _ask(self, what: int) -> None:
+        self._listed = False
+        self._send(pack(HELLO, what))
         while self._socket is not None and not self._listed:
             if not select.select([self.fd], [], [], PATIENCE)[0]:
                 self._lose("it does not answer")
             self._receive()
 
     def join(self, loop: "Loop") -> None:
-        """Hear of what it says from now on, and of what it has said already."""
+        """Hear of what it says from now on, of what it has said already, and that it has died already."""
         if self._socket is None:
+            if self._lost:
+                loop.at(0.0, self.on_lost)
             return
         self._loop = loop
-        self.taken(len(self.exits))
+        loop.at(0.0, self._tell_exits)
         loop.add(self.fd, READ | (WRITE if self._unsent else 0), lambda events: self._on_ready(events))
         signals, self._signals = self._signals, []
         for number, typed in signals:
@@ -189,13 +200,16 @@ class Guard:
                 self._loop.change(self.fd, READ)
         if events & ~WRITE:
             self._receive()
-            exits, self.exits = self.exits, []
-            if exits:
-                self.on_exits(exits)
-                self.taken(len(exits))
+            self._tell_exits()
             signals, self._signals = self._signals, []
             for number, typed in signals:
                 self.on_signal(number, typed)
+
+    def _tell_exits(self) -> None:
+        exits, self.exits = self.exits, []
+        if exits:
+            self.on_exits(exits)
+            self.taken(len(exits))
 
     def _receive(self) -> None:
         """All that has come."""
@@ -205,6 +219,8 @@ class Guard:
             except BlockingIOError:
                 return
             except OSError as error:
+                if error.errno in (errno.ENOMEM, errno.ENOBUFS, errno.EMFILE):
+                    return  # not now: the loop hears of it again
                 self._lose(error.strerror or "")
                 return
             if not data:
@@ -244,6 +260,7 @@ class Guard:
             self._loop.remove(self.fd)
         self._socket.close()
         self._socket = None
+        self._lost = True
         for _, fd in self._unsent:
             if fd >= 0:
                 os.close(fd)

@@ -2,7 +2,7 @@
 
 import os
 from _signal import pidfd_send_signal
-from errno import EAGAIN, EINVAL, ENOENT, ENOSYS, ENOTDIR, EPERM
+from errno import EACCES, EAGAIN, EINVAL, ENOENT, ENOSYS, ENOTDIR, EPERM, ESRCH
 from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl, ioctl
 from sys import byteorder
 
@@ -251,14 +251,23 @@ def _is_resized(fd: int, size: int) -> bool:
 
 
 def read_stat(pid: int) -> list[bytes] | None:
-    """The fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, …), or None when it is gone."""
+    """The fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, …), or None when it is gone or cannot
+    be looked at."""
+    try:
+        return read_stat_surely(pid)
+    except OSError:
+        return None
+
+
+def read_stat_surely(pid: int) -> list[bytes] | None:
+    """The same, where who cannot be looked at must not be taken for gone. OSError."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         data = os.read(fd, 1024)
-    except OSError:
+    except ProcessLookupError:
         return None
     finally:
         os.close(fd)
@@ -276,23 +285,35 @@ def zombie_exit(pid: int) -> tuple[int | None, int | None] | None:
     """How a process that nobody has reaped yet ended: (exit code, None) or (None, signal). None when it may not be
     told (field 52 is for those who may ptrace it) or is not there."""
     stat = read_stat(pid)
-    if stat is None or stat[0] != b"Z" or os.geteuid() not in (0, os.stat(f"/proc/{pid}").st_uid):
+    if stat is None or stat[0] != b"Z":
         return None
+    try:
+        if os.geteuid() not in (0, os.stat(f"/proc/{pid}").st_uid):
+            return None
+    except FileNotFoundError:
+        return None  # reaped at this moment
     status = int(stat[49])
     return (None, status & 0x7F) if status & 0x7F else (status >> 8, None)
 
 
 def adopt(pid: int, ticks: int) -> Process | None:
     """An earlier daemon's main process, if that pid is still that process and it has not ended. It is our child where
-    that daemon has executed us in its place. Its `pidfd` is one, or its folder of /proc: that can be signalled by too
-    (pidfd_send_signal(2)), but tells of no end."""
-    if pid <= 0 or start_ticks(pid) != ticks:
+    that daemon has executed us in its place. OSError when that cannot be found out now. Its `pidfd` is one, or its
+    folder of /proc: that can be signalled by too (pidfd_send_signal(2)), but tells of no end."""
+    stat = read_stat_surely(pid) if pid > 0 else None
+    if stat is None or int(stat[19]) != ticks:
         return None
     try:
         pidfd = _open_pidfd(pid)
+    except OSError as error:
+        if error.errno in (ESRCH, ENOENT, EACCES, EPERM):
+            return None
+        raise
+    try:
+        stat = read_stat_surely(pid)
     except OSError:
-        return None
-    stat = read_stat(pid)
+        os.close(pidfd)
+        raise
     if stat and int(stat[19]) == ticks and stat[0] not in (b"Z", b"X"):
         return Process(pid, pidfd, child=int(stat[1]) == os.getpid())
     os.close(pidfd)

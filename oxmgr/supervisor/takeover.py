@@ -63,7 +63,7 @@ class Takeover:
         self._loop = loop
         self._desired = desired
         self._guard = guard
-        self._ends: dict[tuple[int, int], End] = {(pid, ticks): how(status) for pid, status, ticks in guard.exits}
+        self._ends = _ends_of(guard)
         self._own_ends: dict[int, End] = {}
         self._guards: dict[Owner, int] = {}
         self._silent: set[int] = set()
@@ -111,6 +111,10 @@ class Takeover:
             _end_forgotten(fleet, seen)
         else:
             self._leave_unknown(seen, folders, health)
+        if ended:
+            # Some may have ended only after the guard was asked first.
+            self._guard.fetch_exits()
+            self._ends |= _ends_of(self._guard)
         for instance, old, left in ended:
             self._loop.call(self._ended_meanwhile, instance, old, left)
         for instance in list(fleet):
@@ -176,7 +180,9 @@ class Takeover:
         if main is None:
             return False
         folder = cgroup.folder_of(main.pid, fleet.trees.cgroups.mount)
-        if seen.cgroup and folder == seen.cgroup and os.path.isdir(folder):
+        # A daemon that had no cgroups for a while has written down none.
+        own = seen.cgroup or fleet.trees.cgroups.own_folder(folder, instance.folder)
+        if own and folder == own and _is_there(folder):
             instance.cgroup, instance.limited = folder, instance.app.spec.limits
             instance.ooms = seen.ooms
         elif seen.cgroup and descendants.born_as(main.pid) != instance.owner:
@@ -327,6 +333,19 @@ class Takeover:
             self._loop.remove(main.pidfd)
         fleet.trees.let_go(instance)
         fleet.ended(instance, *ended, empty=fleet.trees.is_empty(instance, fleet.trees.orphans()))
+
+
+def _is_there(folder: str) -> bool:
+    """OSError when that cannot be found out now: what is there must not be taken for gone."""
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _ends_of(guard: "Guard") -> "dict[tuple[int, int], End]":
+    return {(pid, ticks): how(status) for pid, status, ticks in guard.exits}
 
 
 def how(status: int) -> "End":

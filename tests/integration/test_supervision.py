@@ -5,6 +5,7 @@ import os
 import re
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from oxmgr.client.connection import Refused
 from oxmgr.model.messages import Act, Apply, InstanceView, Scale, SendInput, SendSignal
 from oxmgr.model.spec import ALWAYS, NEVER, Spec
-from tests.conftest import Home, actions, tree, wait_until
+from tests.conftest import DEADLINE, Home, actions, tree, wait_until
 
 FATAL = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGUSR1", "SIGSEGV"]
 FATAL += ["SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSYS", "SIGRTMIN"]
@@ -261,6 +262,19 @@ def test_an_app_whose_dependency_failed_says_so_and_starts_when_it_comes(home: H
     assert "waits for migrate to succeed, but its exit code was 1" in done.failed["api"]
     home.apply(home.sh("migrate", "exit 0", restart=NEVER))
     home.until("api", lambda view: view.status == "running")
+
+
+def test_a_start_of_what_runs_is_answered_also_when_its_turn_comes_late(home: Home) -> None:
+    """So many starts are made in slices; one that is among them and runs has nothing to do when its turn comes."""
+    many = home.sh("many", "exec sleep 1000", instances=150)
+    home.apply(many, home.sh("last", "exec sleep 1000", depends_on={"many": "started"}))
+    home.until("last", lambda view: view.status == "running")
+    home.request(Act("stop", ["many"]))
+    done: list[object] = []
+    asking = threading.Thread(target=lambda: done.append(home.request(Act("start", ["all"]))), daemon=True)
+    asking.start()
+    asking.join(DEADLINE)
+    assert done, "the daemon does not answer"
 
 
 def test_a_missing_dependency_is_named_and_not_waited_for_in_silence(home: Home) -> None:
