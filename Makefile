@@ -7,7 +7,7 @@ FUZZ_FILES = tests/faults/fuzz_format.c csrc/format.c
 FUZZ_FLAGS = -std=gnu11 -D_GNU_SOURCE -g -O1 -fno-sanitize-recover=all
 C_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-sign-conversion -Werror
 
-.PHONY: run stop test lint native-test kernel-test bench bench-peers campaign reexec-campaign fuzz clean help
+.PHONY: run stop test lint native-test kernel-test bench bench-peers bench-inits campaign death-campaign reexec-campaign fuzz clean help
 
 help:
 	@echo "make run          build, start examples/quickstart, kill an instance, show the downtime"
@@ -17,7 +17,9 @@ help:
 	@echo "make kernel-test  the tests that need root and cgroup v2, in a small VM; ARGS='-k NAME' for some of them"
 	@echo "make bench        the figures of docs/benchmarks.md"
 	@echo "make bench-peers  the same lines through other loggers"
+	@echo "make bench-inits  the same scenarios as a container's first process: oxmgr, tini, dumb-init; as root"
 	@echo "make campaign     3,000,000 lines, 200 kills of the daemon, a full disk: each line once, in order"
+	@echo "make death-campaign  daemon and guard killed, and their system calls failed, while 20 apps run; ARGS='SECONDS SEED'"
 	@echo "make reexec-campaign  the daemon is replaced 1,000 times under load: same pids, each line once, nothing leaked"
 	@echo "make fuzz         the formatter of logs with random bytes, under the sanitizers"
 	@echo "make clean        remove what was built"
@@ -64,12 +66,20 @@ kernel-test: .venv/.dev
 
 bench: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench
+	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.takeover
 
 bench-peers: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.peers
 
+bench-inits: .venv/.dev
+	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.inits
+
 campaign: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.faults.campaign $(ARGS)
+
+# Deaths and failures at system calls; ARGS='SECONDS SEED'.
+death-campaign: .venv/.dev
+	@env -u OXMGR_HOME $(VENV)/python -m tests.faults.deaths $(ARGS)
 
 reexec-campaign: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.faults.reexec $(ARGS)

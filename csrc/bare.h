@@ -54,14 +54,15 @@ __attribute__((optimize("no-tree-loop-distribute-patterns"))) void *memcpy(void 
     return to;
 }
 
-size_t strlen(const char *text) {
+__attribute__((optimize("no-tree-loop-distribute-patterns"))) size_t strlen(const char *text) {
     size_t length = 0;
     while (text[length])
         length++;
     return length;
 }
 
-int memcmp(const void *one, const void *other, size_t size) {
+__attribute__((optimize("no-tree-loop-distribute-patterns"))) int memcmp(const void *one, const void *other,
+                                                                         size_t size) {
     const unsigned char *a = one, *b = other;
     for (; size--; a++, b++)
         if (*a != *b)

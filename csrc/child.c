@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -39,6 +40,15 @@ IN_CHILD static int default_signals(void) {
             return -1;
     uint64_t none = 0;
     return (int)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, SIGNALS / 8);
+}
+
+/* A group in the background is stopped when it takes the terminal, unless SIGTTOU is blocked (tcsetpgrp(3)): so this
+ * comes before the signals are unblocked. A terminal that is not our session's has no job control to give. */
+IN_CHILD static int take_terminal(int terminal) {
+    int group = (int)syscall(SYS_getpid);
+    if (syscall(SYS_setpgid, 0, 0))
+        return -1;
+    return syscall(SYS_ioctl, terminal, TIOCSPGRP, &group) && errno != ENOTTY ? -1 : 0;
 }
 
 /* "0" means the writer (cgroup-v2.rst, cgroup.procs). */
@@ -175,8 +185,10 @@ IN_CHILD static void execute(char **argv, char **envp, const char *path) {
 IN_CHILD int ox_child_main(void *argument) {
     struct order *order = argument;
     const struct ox_request *request = order->request;
-    if (syscall(SYS_setsid) < 0)
+    if (request->terminal < 0 && syscall(SYS_setsid) < 0)
         return fail(order, OX_STEP_SESSION);
+    if (request->terminal >= 0 && take_terminal(request->terminal))
+        return fail(order, OX_STEP_TERMINAL);
     if (default_signals())
         return fail(order, OX_STEP_SIGNALS);
     if (order->enter_cgroup && enter_cgroup(request->cgroup))

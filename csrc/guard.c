@@ -194,11 +194,11 @@ static int say_hello(void) {
         return 0;
     struct ox_guard_message message = {
         .kind = OX_LISTED, .value = (int32_t)told_kept, .a = OX_GUARD_VERSION, .b = (uint64_t)CALL(SYS_getpid, 0)};
+    if (stopping)
+        memcpy(message.name, OX_STOPPING, sizeof OX_STOPPING);
     if (!send_message(&message, -1))
         return 0;
     saying_hello = QUIET;
-    if (stopping)
-        signals |= BIT(SIGTERM);
     return 1;
 }
 
@@ -464,8 +464,11 @@ static int obey(struct ox_guard_message *message, int fd) {
     case OX_HELLO:
         came_up = 1;
         saying_hello = BEGINNING;
-        next_kept = told_kept = 0;
+        next_kept = message->value == 1 ? kept_end : 0;
+        told_kept = 0;
         exits_told = exits_first;
+        if (stopping && message->value != 1)
+            signals |= BIT(SIGTERM);
         break;
     case OX_KEEP: {
         if (!message->name[0])
@@ -514,7 +517,7 @@ static void listen_to_daemon(void) {
         if (got == -EINTR)
             continue;
         if (got <= 0) {
-            if (got != -EAGAIN)
+            if (!got || got == -ECONNRESET)
                 /* It has closed its end, and most likely ends; if not, it is told of nothing any more. */
                 hang_up();
             return;

@@ -15,11 +15,12 @@
 #define OX_KEPT_NAME 88   /* bytes of a name with its final NUL */
 #define OX_KEPT_MOST 4096 /* fds */
 #define OX_EXITS_MOST 4096
+#define OX_STOPPING "stopping"
 #define OX_GUARD_FD 3 /* the daemon's end of the socketpair */
 
 enum ox_guard_kind {
     /* From the daemon. */
-    OX_HELLO = 1,
+    OX_HELLO = 1,   /* `value` is 1: only the exits are asked for, for it has the fds */
     OX_KEEP = 2,    /* `name`, with one fd; one that is kept under that name is closed */
     OX_FORGET = 3,  /* `name` */
     OX_TAKEN = 4,   /* of the exits that it was told of since OX_BEGINS, the next `value` are on record */
@@ -29,7 +30,8 @@ enum ox_guard_kind {
     OX_ANSWERS = 7, /* it is up: from now on its end is a death, before it was a start that failed */
     /* From the guard. */
     OX_KEPT = 16,   /* `name`, with the fd */
-    OX_LISTED = 17, /* that were all: `value` of them; `a` is the guard's OX_GUARD_VERSION, `b` its pid */
+    OX_LISTED = 17, /* that were all: `value` of them; `a` is the guard's OX_GUARD_VERSION, `b` its pid; `name` is
+                       OX_STOPPING when SIGTERM has come, of which it is told again */
     OX_EXIT = 18,   /* `value` is the pid, `a` the status as of waitpid(2), `b` when it began, in clock ticks after boot
                         (field 22 of proc(5)'s stat), 0 when that is not known */
     OX_SIGNAL = 19, /* `value` was sent to the guard; `a` is 1 when the kernel sent it (a key of the terminal) */

@@ -1,7 +1,8 @@
 /* The extension's whole interface. build.py hands what stands between the two marks to cffi.
  *
  * Functions return 0 or a count, or -errno; results come through pointers, which are left alone on failure
- * unless said otherwise. Nothing here keeps a pointer that it was given. One thread calls it, but for ox_spawn.
+ * unless said otherwise. Nothing here keeps a pointer that it was given. One thread calls it, but for ox_spawn and
+ * ox_watch_add.
  */
 #ifndef OXMGR_H
 #define OXMGR_H
@@ -17,6 +18,7 @@ enum {
     OX_STEP_MEMORY,
     OX_STEP_CLONE,
     OX_STEP_SESSION,
+    OX_STEP_TERMINAL,
     OX_STEP_SIGNALS,
     OX_STEP_CGROUP,
     OX_STEP_NETWORK,
@@ -46,7 +48,8 @@ enum {
  * child's own PATH, after the change to the folder. fds[i] becomes the child's fd i, or where numbers is given its fd
  * numbers[i], which rise, and it gets no other. Of pid_names, each is a variable that holds the child's own pid. limits
  * holds nlimits triples of (resource, soft, hard). The child leads a session of its own, with every signal unblocked
- * and at its default action.
+ * and at its default action; with a terminal that is our session's, a process group of our session instead, which that
+ * terminal has in its foreground.
  *
  * With mounts, it has a mount namespace of its own, into which the host's later mounts come, and out of which none
  * goes. Each is a letter and a path: r, from there on read-only; t, an empty folder that anybody may write to (tmpfs);
@@ -64,6 +67,7 @@ struct ox_request {
     unsigned mask;      /* umask */
     int cgroup;         /* an fd of its folder in cgroup v2; -1: ours */
     int network;        /* an fd of a network namespace; -1: ours; -2: one of its own */
+    int terminal;       /* an fd; -1: none */
     const char *mounts; /* packed */
     size_t mounts_size;
     int nice;          /* or OX_UNSET */
@@ -121,6 +125,38 @@ int ox_timerfd(void);
 
 /* Sets it to that moment of CLOCK_MONOTONIC; 0 disarms it. */
 int ox_timerfd_set(int fd, int64_t nanoseconds);
+
+/* A non-blocking, close-on-exec timerfd on CLOCK_REALTIME, or -errno. */
+int ox_wall_timerfd(void);
+
+/* Sets it to that moment of CLOCK_REALTIME; 0 disarms it. It is readable as well, and a read of it fails with ECANCELED,
+ * when that clock was set, or the machine slept; -ECANCELED: just now, and it is armed all the same. */
+int ox_wall_timerfd_set(int fd, int64_t nanoseconds);
+
+/* --- what is watched --- */
+
+/* A non-blocking, close-on-exec inotify fd, or -errno. */
+int ox_watch(void);
+
+/* Has it tell of what is made, moved or removed in a folder, and with `written` of what is written to the end in it.
+ * Returns the number by which its events name the folder, the same for one that it knows, of which it then tells no
+ * less than before; or -errno, -ENOTDIR where it is none. */
+int ox_watch_add(int fd, const char *folder, int written);
+
+int ox_watch_remove(int fd, int number);
+
+#define OX_WATCH_HEAD 16 /* bytes of struct inotify_event before the name: int wd; uint32_t mask, cookie, len */
+
+#define OX_WATCH_WRITTEN 0x8
+#define OX_WATCH_MOVED_FROM 0x40
+#define OX_WATCH_MOVED_TO 0x80
+#define OX_WATCH_MADE 0x100
+#define OX_WATCH_REMOVED 0x200
+#define OX_WATCH_SELF_REMOVED 0x400
+#define OX_WATCH_SELF_MOVED 0x800
+#define OX_WATCH_OVERFLOW 0x4000
+#define OX_WATCH_FORGOTTEN 0x8000
+#define OX_WATCH_FOLDER 0x40000000
 
 /* --- logs --- */
 

@@ -94,9 +94,22 @@ int ox_timerfd(void) {
     return fd < 0 ? -errno : fd;
 }
 
-int ox_timerfd_set(int fd, int64_t nanoseconds) {
+static int set(int fd, int64_t nanoseconds, int flags) {
     struct itimerspec when = {
         .it_value = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000},
     };
-    return timerfd_settime(fd, TFD_TIMER_ABSTIME, &when, NULL) ? -errno : 0;
+    return timerfd_settime(fd, flags, &when, NULL) ? -errno : 0;
+}
+
+int ox_timerfd_set(int fd, int64_t nanoseconds) {
+    return set(fd, nanoseconds, TFD_TIMER_ABSTIME);
+}
+
+int ox_wall_timerfd(void) {
+    int fd = timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int ox_wall_timerfd_set(int fd, int64_t nanoseconds) {
+    return set(fd, nanoseconds, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET);
 }

@@ -10,7 +10,7 @@ import os
 import sys
 
 DAEMON = "supervise"
-HELPERS = ("compress", "match", "network")
+HELPERS = ("alert", "compress", "match", "network", "schedule")
 INTERRUPTED = 130
 
 

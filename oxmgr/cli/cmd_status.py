@@ -53,6 +53,7 @@ def _block(view: InstanceView, usage: "Usage") -> str:
         ("pid", None if view.pid is None else str(view.pid)),
         ("up", up),
         ("restarts", str(view.restarts)),
+        ("next run", None if view.next_run is None else moment(view.next_run)),
         ("last exit", view.signal or (None if view.exit_code is None else f"exit code {view.exit_code}")),
         *_usage_rows(usage),
         *[("warning", paint(printable(text), YELLOW, colour)) for text in view.warnings],

@@ -22,7 +22,7 @@ from oxmgr.model.messages import (
     Reply,
     Request,
 )
-from oxmgr.model.places import Places, find_places
+from oxmgr.model.places import Places, find_places, places_in_memory
 
 NOT_HANDED_ON = (
     *("TERM", "PWD", "OLDPWD", "SHLVL", "_", "NOTIFY_SOCKET"),
@@ -34,10 +34,35 @@ ON_THE_WAY = ("waiting", "starting", "stopping")
 
 
 def my_places() -> Places:
+    """The usual ones; where no daemon answers there, those that a container's has in memory, if it is ours."""
+    in_memory = places_in_memory(os.getuid())
+    there = _is_ours(in_memory.home) and os.path.exists(in_memory.socket)
     try:
-        return find_places(dict(os.environ), os.getuid())
+        usual = find_places(dict(os.environ), os.getuid())
     except ValueError as error:
+        if there:
+            return in_memory
         raise Usage(str(error)) from None
+    return in_memory if there and not usual.home and not _answers(usual) else usual
+
+
+def _is_ours(folder: str) -> bool:
+    """Anybody may have made one of that name."""
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _answers(places: Places) -> bool:
+    try:
+        connect(places).close()
+    except NotRunning:
+        return False
+    except (NoDaemon, Refused):
+        return True
+    return True
 
 
 def my_environ() -> bytes:

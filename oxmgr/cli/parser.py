@@ -29,8 +29,9 @@ class Option:
 
 
 class Command:
-    """`words` is what it takes, as in a usage line; `least` and `most` (None: any number) how many of them.
-    `module` is under oxmgr.cli. `complete` says what the words are: targets, files, choices of `words_from`."""
+    """`words` is what it takes, as in a usage line; `least` and `most` (None: any number) how many of them. `rest` is
+    what it takes behind `--`. `module` is under oxmgr.cli. `complete` says what the words are: targets, files, choices
+    of `words_from`."""
 
     __slots__ = (
         "aliases",
@@ -59,7 +60,7 @@ class Command:
         aliases: str = "",
         complete: str = "",
         examples: "Iterable[str]" = (),
-        rest: bool = False,
+        rest: str = "",
     ) -> None:
         self.name = name
         self.help = help
@@ -215,7 +216,7 @@ def _distance(a: str, b: str) -> int:
 
 def usage_line(command: Command) -> str:
     words = f" {command.words}" if command.words else ""
-    return f"oxmgr {command.name}{words}" + (" [-- ARGS…]" if command.rest else "")
+    return f"oxmgr {command.name}{words}" + (f" [-- {command.rest}]" if command.rest else "")
 
 
 def command_help(command: Command) -> str:

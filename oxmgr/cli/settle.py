@@ -98,7 +98,8 @@ def _failure(before: InstanceView, view: InstanceView, good: set[int]) -> str:
     """Why it counts as failed; '' when it has only done its work."""
     if view.status in (is_.BACKOFF, is_.ERRORED):
         return view.reason
-    if view.exit_code in good or (view.status != is_.EXITED and view.restarts == before.restarts):
+    ended = view.status in (is_.EXITED, is_.WAITING)
+    if view.exit_code in good or (not ended and view.restarts == before.restarts):
         return ""
     how = view.signal or f"exit code {view.exit_code}"
-    return how if view.status == is_.EXITED else f"it ended as soon as it ran ({how}), and was started again"
+    return how if ended else f"it ended as soon as it ran ({how}), and was started again"

@@ -8,7 +8,6 @@ _ONLY = Option("--only", "only these apps of the file", "A,B")
 _PROFILE = Option("--env", "with the values of these profiles", "PROFILE")
 _DRY_RUN = Option("--dry-run", "show what would be done, and do nothing")
 _FOLLOW = Option("--follow -f", "go on as more comes")
-_LINES = Option("--lines -n", "how many, at the end (20)", "N")
 
 _TARGETS = "TARGET…"
 
@@ -18,7 +17,7 @@ COMMANDS = [
         "Start everything in the oxfile, an app by its name, a script, or a command line",
         words="[TARGET… | FILE | COMMAND]",
         most=None,
-        rest=True,
+        rest="ARGS…",
         complete="targets files",
         options=[
             Option("--name", "what to call it", "NAME"),
@@ -87,7 +86,21 @@ COMMANDS = [
             "oxmgr logs --since 2h --grep 'timed? out' -i --time",
         ],
     ),
-    Command("events", "Show what happened to apps", words="[TARGET…]", most=None, complete="targets", options=[_FOLLOW, _LINES, _JSON]),
+    Command(
+        "events",
+        "Show what happened to apps",
+        words="[TARGET…]",
+        most=None,
+        complete="targets",
+        options=[
+            _FOLLOW,
+            Option("--lines -n", "how many, at the end (20; with --since all), or all", "N"),
+            Option("--kind", "only of these kinds; may be given again", "KIND,…", many=True),
+            Option("--since", "only what happened then or later: 10m, yesterday, 'last tuesday', a date", "TIME"),
+            _JSON,
+        ],
+        examples=["oxmgr events -f --json", "oxmgr events api --kind crashed,oom --since yesterday"],
+    ),
     Command("signal", "Send a signal to the main process of apps", words="SIGNAL TARGET…", least=2, most=None, complete="targets", options=[_JSON], examples=["oxmgr signal HUP api"]),
     Command("scale", "Set, or change by +N or -N, the number of an app's instances", words="NAME N", least=2, most=2, complete="targets", options=[_JSON], examples=["oxmgr scale api 4", "oxmgr scale api +1"]),
     Command("env", "Show the environment that an app gets", words="TARGET", least=1, most=1, complete="targets", options=[_JSON]),
@@ -112,6 +125,22 @@ COMMANDS = [
         most=1,
         complete="run stop reexec status",
         options=[Option("--group", "for run: a group whose members may use it too", "NAME"), _JSON],
+    ),
+    Command(
+        "runtime",
+        "Be the first process of a container: for an oxfile, or for the command behind --",
+        words="[FILE]",
+        most=1,
+        rest="COMMAND…",
+        complete="files",
+        options=[
+            Option("--exit-when", "when it all ends: with the first, the last (all), or that app", "any|all|NAME"),
+            Option("--rewrite", "treat a signal as another, or as none (0); may be given again", "SIGNAL:SIGNAL", many=True),
+            Option("--grace", "how long a stop takes at most, then it is killed (8)", "SECONDS"),
+            _ONLY,
+            _PROFILE,
+        ],
+        examples=["oxmgr runtime -- node server.js", "oxmgr runtime /etc/oxfile.toml --exit-when web --rewrite TERM:QUIT"],
     ),
     Command("completion", "Print the completion script of a shell", words="bash|zsh|fish", least=1, most=1, complete="bash zsh fish", examples=["oxmgr completion bash > /etc/bash_completion.d/oxmgr"]),
 ]  # fmt: skip

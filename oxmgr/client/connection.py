@@ -9,7 +9,7 @@ from _socket import AF_UNIX, SO_SNDTIMEO, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET,
 from oxmgr import __version__
 from oxmgr.model.codec import DecodeError, Decoder, encode
 from oxmgr.model.frames import FRAME_LIMIT, PROTOCOL, frame
-from oxmgr.model.messages import Event, EventsEnd, Failed, GetEvents, Hello, Progress, Reply, Request
+from oxmgr.model.messages import Event, EventsEnd, EventsLost, Failed, GetEvents, Hello, Progress, Reply, Request
 from oxmgr.model.places import Places
 
 TYPE_CHECKING = False
@@ -74,14 +74,14 @@ class Connection:
             if progress is not None:
                 progress(reply)
 
-    def stream(self, request: GetEvents) -> "Iterator[Event | EventsEnd]":
+    def stream(self, request: GetEvents) -> "Iterator[Event | EventsLost | EventsEnd]":
         """The past events, EventsEnd, and with `follow` the events to come, until the daemon ends."""
         self._send(request)
         while True:
             reply = self._receive()
             if isinstance(reply, Failed):
                 raise Refused(reply)
-            if isinstance(reply, Event | EventsEnd):
+            if isinstance(reply, Event | EventsLost | EventsEnd):
                 yield reply
                 if isinstance(reply, EventsEnd) and not request.follow:
                     return

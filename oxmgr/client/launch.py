@@ -112,6 +112,20 @@ def run_in_foreground(group: int | None = None) -> "NoReturn":
     _exec(group=group)
 
 
+def run_in_container(first: int) -> "NoReturn":
+    """Become the guard; the daemon that it starts does what the file `first` says (oxmgr.supervisor.runtime). OSError
+    when there is none."""
+    # The guard gives the daemon its own number.
+    if first <= GUARD_FD:
+        import fcntl
+
+        first = fcntl.fcntl(first, fcntl.F_DUPFD, GUARD_FD + 1)
+    os.set_inheritable(first, True)
+    argv = guard_argv(first=first)
+    _reset_signals()
+    os.execv(argv[0], argv)
+
+
 def start_attached() -> int:
     """The pid of a daemon that answers and is our child, in our session but not in our process group: a Ctrl-C is
     ours to hand on. NoDaemon when there is none."""
@@ -153,14 +167,18 @@ def _read_told(fd: int) -> bytes:
 
 def _exec(told: int = -1, **options: int | str | None) -> "NoReturn":
     """The guard, which starts the daemon; where that cannot be executed, the daemon alone."""
-    import _signal
-
-    # What this shell or nohup(1) ignores, the daemon shall not.
-    for number in (SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCHLD, SIGPIPE):
-        _signal.signal(number, _signal.SIG_DFL)
+    _reset_signals()
     argv = guard_argv(told, **options)
     try:
         os.execv(argv[0], argv)
     except OSError:
         argv = daemon_argv(told=told if told >= 0 else None, **options)
         os.execv(argv[0], argv)
+
+
+def _reset_signals() -> None:
+    """What this shell or nohup(1) ignores, the daemon shall not."""
+    import _signal
+
+    for number in (SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCHLD, SIGPIPE):
+        _signal.signal(number, _signal.SIG_DFL)

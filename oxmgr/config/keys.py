@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 from oxmgr.config.lines import Path
-from oxmgr.model.spec import CONDITIONS, LOG_FORMATS, LOG_SINKS, ON_FULL, RESTARTS, STOP_MODES
+from oxmgr.model.spec import ALERT_KINDS, CONDITIONS, LOG_FORMATS, LOG_SINKS, ON_FULL, RESTARTS, STOP_MODES
 
+HOUR_MS = 3600 * 1000
 YEAR_MS = 365 * 24 * 3600 * 1000
 PETABYTE_MB = 1_000_000_000
 PERCENT = 1_000_000
@@ -56,6 +57,15 @@ KEYS = {
         Key("stop_signal", "signal", "SIGTERM", "what a stop sends first"),
         Key("stop_timeout_ms", "int", "10000", "how long a stop waits before the whole tree is killed"),
         Key("stop_mode", "choice", "group", "who gets the stop signal: the process group, the main process, or the whole tree", choices=STOP_MODES),
+        Key("schedule", "schedule", "", "a cron line of 5 fields, or of 6 with the second first, or `@daily` and the like: the app is a job, run at these times"),
+        Key("restart_schedule", "schedule", "", "the same: a service that is running is restarted at these times"),
+        Key("timezone", "zone", "the machine's", "of both, as `Europe/Vienna`"),
+        Key("catch_up", "bool", "false", "a time that was missed (no daemon was there, the machine slept): true: it counts once, late; false: not at all"),
+        Key("overlap", "bool", "false", "of a job: false: a run that is due while the last one still runs is left out; true: it goes to the next of its `instances`"),
+        Key("watch", "watch", "false", "restart when a file changes: true: in the app's folder and below; or an array of files and folders"),
+        Key("watch_extensions", "extensions", "all", 'files with other endings do not count: `["js", "json"]`'),
+        Key("watch_ignore", "globs", "", "what does not count either: names, or paths from the watched folder on; `*` and `?` may stand in them"),
+        Key("watch_delay_ms", "int", "200", "how long nothing more has to change before it is restarted", 0, HOUR_MS),
         Key("shutdown_with_message", "bool", "false", "of a Node app: a stop sends `\"shutdown\"` (`process.on('message')`) instead of the signal"),
         Key("namespace", "namespace", "default", "a label to act on: `oxmgr stop @NAME`"),
         Key("disabled", "bool", "false", "leave the app out"),
@@ -63,6 +73,7 @@ KEYS = {
         Key("log_file", "log", "in the log folder", "where stdout goes, and stderr too if `error_log_file` is absent; further instances add their number, `api:1.log`; `/dev/null` and `/dev/stdout` are what they say"),
         Key("error_log_file", "log", "in the log folder", "where stderr goes"),
         Key("logs", "table", "", "a table: how much is kept of what it prints, in which form, and where"),
+        Key("alerts", "table", "", "a table: who is told when something is wrong with it"),
         Key("limits", "table", "", "a table: what each instance may use, with all of its processes"),
         Key("sandbox", "table", "", "a table: with which rights it runs; `user` beside it is the same as `sandbox.user`"),
     )
@@ -133,12 +144,20 @@ _HOOKS = (
     Key("timeout_secs", "number", "30", "for each of them; who takes longer is killed, with all that it started", 0.1, 86_400),
 )  # fmt: skip
 
+_ALERTS = (
+    Key("on", "kinds", "all of them", f"what is told: {', '.join(f'`{kind}`' for kind in ALERT_KINDS)}; `[]`: nothing", choices=ALERT_KINDS),
+    Key("webhook", "url", "", "an `http://` or `https://` URL that gets a POST with JSON; `$VAR` expands"),
+    Key("headers", "headers", "", "a table of headers for it; `$VAR` expands in their values"),
+    Key("command", "command", "", "what is run, in the file's folder, with the JSON on its standard input; a string or an array as above"),
+)  # fmt: skip
+
 TABLES = {
     "hooks": {key.name: key for key in _HOOKS},
     "health_check": {key.name: key for key in _HEALTH_CHECK},
     "limits": {key.name: key for key in _LIMITS},
     "sandbox": {key.name: key for key in _SANDBOX},
     "logs": {key.name: key for key in _LOGS},
+    "alerts": {key.name: key for key in _ALERTS},
 }
 """The keys of each sub-table. The values of one are merged key by key over defaults, app and profile."""
 
@@ -156,22 +175,15 @@ _ALIAS_TABLES = frozenset(path[0] for path in ALIASES if len(path) > 1)
 
 LATER = frozenset(
     [
-        "watch",
-        "watch_extensions",
-        "watch_ignore",
-        "watch_delay_ms",
-        "schedule",
-        "restart_schedule",
-        "timezone",
-        "catch_up",
         "log_date_format",
-        "alerts",
         "webhook",
     ]
 )
 """Keys that a later version of oxmgr has."""
 
-LATER_TOP = frozenset(("version", "apps", "alerts", "logging", "deploy"))
+LATER_TOP = frozenset(("version", "apps", "logging", "deploy"))
+
+TOP = ("processes", "defaults", "alerts", "exit_when")
 
 ONLY_APP = frozenset(("command", "profiles", "disabled"))
 """Keys that make no sense in [defaults]."""

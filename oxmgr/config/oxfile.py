@@ -6,6 +6,7 @@ import tomllib
 from typing import Any, NamedTuple
 
 from oxmgr.config import keys
+from oxmgr.config.alerts import make_alerts
 from oxmgr.config.command import SHELL, program_error
 from oxmgr.config.env import read_env_file
 from oxmgr.config.errors import ConfigError, Problem, error, nearest
@@ -16,13 +17,15 @@ from oxmgr.config.lines import Path, find_lines, find_octals
 from oxmgr.config.logs import make_logs
 from oxmgr.config.ready import ready_error
 from oxmgr.config.sandbox import PRIVATE_TMP, Caller, Tell, make_sandbox, this_caller
+from oxmgr.config.schedules import check_schedule
 from oxmgr.config.sockets import check_sockets
 from oxmgr.config.values import Reader, cut, expected
+from oxmgr.model.codec import replace
 from oxmgr.model.graph import find_cycle, start_order
 from oxmgr.model.listen import shared_socket
 from oxmgr.model.logpaths import shared_logs
 from oxmgr.model.places import find_places
-from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec, name_error
+from oxmgr.model.spec import ALL, ALWAYS, ANY, NEVER, ON_FAILURE, Alerts, Spec, name_error
 
 FILE = "oxfile.toml"
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -33,11 +36,16 @@ MAKERS = {
     "limits": make_limits,
     "sandbox": make_sandbox,
     "logs": make_logs,
+    "alerts": make_alerts,
 }
 """What makes a field of Spec of each sub-table in keys.TABLES."""
 
 WHICH_PROGRAM = (("working_dir",), ("env_file",), (keys.VARIABLES, "PATH"))
 """The keys that decide which file a command's first word is."""
+
+
+WHERE_IT_PRINTS = (("log_file",), ("error_log_file",), ("logs", "sink"), ("logs", "format"))
+"""The last is for files alone."""
 
 Table = dict[str, object]
 
@@ -80,6 +88,11 @@ def load_oxfile(
     `environ` is the caller's, for `$VAR` and for PATH. `caller`: by whose rights it is judged what an app may ask for;
     None: those of this process.
     """
+    read, data = _open(path, environ, profile, caller or this_caller())
+    return read.load(data, only)
+
+
+def _open(path: str, environ: dict[str, str], profile: str | None, caller: Caller) -> "tuple[_Oxfile, Table]":
     try:
         with open(path, "rb") as file:
             text = file.read().decode()
@@ -91,7 +104,17 @@ def load_oxfile(
         raise error("is not UTF-8 text", f"{path}:{line}") from None
     except tomllib.TOMLDecodeError as failed:
         raise _syntax_error(path, text, failed) from None
-    return _Oxfile(path, text, environ, profile, caller or this_caller()).load(data, only)
+    return _Oxfile(path, text, environ, profile, caller), data
+
+
+def load_for_container(
+    path: str, *, environ: dict[str, str], profile: str | None = None, only: list[str] | None = None
+) -> tuple[list[Spec], str]:
+    """The apps, whose lines go to standard output where the file does not say where they go; and exit_when."""
+    read, data = _open(path, environ, profile, this_caller())
+    read.sink = "stdout"
+    specs = read.load(data, only)
+    return specs, read.exit_when
 
 
 def _syntax_error(path: str, text: str, failed: tomllib.TOMLDecodeError) -> ConfigError:
@@ -103,6 +126,20 @@ def _syntax_error(path: str, text: str, failed: tomllib.TOMLDecodeError) -> Conf
         line, column = str(text.count("\n") + 1), str(len(text.rpartition("\n")[2]) + 1)
         message = message or str(failed)
     return error(f"not TOML: {message[:1].lower()}{message[1:]}", f"{path}:{line}:{column}")
+
+
+def merged_layers(layers: list[Layer]) -> Layer:
+    """Key by key, the last one wins."""
+    merged: Layer = {}
+    for layer in layers:
+        if ("restart",) in layer or ("restart_on_exit",) in layer:
+            merged.pop(("restart",), None)
+            merged.pop(("restart_on_exit",), None)
+        if ("alerts", "webhook") in layer:
+            # Another host is not to get what is meant for the first.
+            merged.pop(("alerts", "headers"), None)
+        merged.update(layer)
+    return merged
 
 
 def under(path: str, folders: tuple[str, ...]) -> str:
@@ -125,6 +162,9 @@ class _Oxfile:
         self.caller = caller
         self.problems: list[Problem] = []
         self.depends: dict[str, list[str]] = {}
+        self.sink: str | None = None
+        self.exit_when = ALL
+        self.jobs: set[str] = set()
 
     # --- the file ---
 
@@ -132,10 +172,18 @@ class _Oxfile:
         for key in data:
             if key in keys.LATER_TOP:
                 self.fail((key,), "is not in this version of oxmgr: take it out")
-            elif key not in ("processes", "defaults"):
-                self.fail((key,), f"unknown key{nearest(key, ['processes', 'defaults'])}")
+            elif key not in keys.TOP:
+                self.fail((key,), f"unknown key{nearest(key, list(keys.TOP))}")
         tables = self.table(data.get("processes", {}), ("processes",))
-        defaults = self.layer(data.get("defaults", {}), ("defaults",), keys.ONLY_APP)
+        if "exit_when" in data:
+            self.read_exit_when(data["exit_when"], list(tables))
+        # What stands at the top level is for every app, as what stands in [defaults] is.
+        defaults = merged_layers(
+            [
+                self.layer({key: data[key] for key in keys.TABLES if key in data and key in keys.TOP}, (), frozenset()),
+                self.layer(data.get("defaults", {}), ("defaults",), keys.ONLY_APP),
+            ]
+        )
         if not tables and not self.problems:
             self.fail(("processes",), "no app: write a [processes.NAME] table with a command")
         specs: dict[str, Spec] = {}
@@ -172,6 +220,14 @@ class _Oxfile:
         order = start_order(self.depends)
         return [specs[name] for name in order if not only or name in only]
 
+    def read_exit_when(self, value: object, names: list[str]) -> None:
+        if not isinstance(value, str):
+            self.fail(("exit_when",), expected(f"{ANY!r}, {ALL!r} or the name of an app", value))
+        elif value not in (ANY, ALL, *names):
+            self.fail(("exit_when",), f"there is no app {value}{nearest(value, [ANY, ALL, *names])}")
+        else:
+            self.exit_when = value
+
     def check_profile(self, tables: Table) -> None:
         if self.profile is None:
             return
@@ -190,6 +246,8 @@ class _Oxfile:
                 path = ("processes", name, "depends_on")
                 if other in disabled:
                     self.fail(path, f"{other} is disabled")
+                elif other in self.jobs:
+                    self.fail(path, f"{other} has a schedule: it is run at its times, and nothing can wait for it")
                 elif other not in names:
                     self.fail(path, f"there is no app {other}{nearest(other, list(names))}")
         cycle = find_cycle(self.depends)
@@ -219,12 +277,9 @@ class _Oxfile:
             profile = self.layer(table, (*place, "profiles", name), frozenset(("profiles",)))
             if name == self.profile:
                 layers.append(profile)
-        merged: Layer = {}
-        for layer in layers:
-            if ("restart",) in layer or ("restart_on_exit",) in layer:
-                merged.pop(("restart",), None)
-                merged.pop(("restart_on_exit",), None)
-            merged.update(layer)
+        merged = merged_layers(layers)
+        if self.sink is not None and merged.keys().isdisjoint(WHERE_IT_PRINTS):
+            merged["logs", "sink"] = Placed(self.sink, place)
         return merged
 
     def layer(self, value: object, place: Path, not_here: frozenset[str]) -> Layer:
@@ -264,6 +319,8 @@ class _Oxfile:
         for table, make in MAKERS.items():
             if table in tables:
                 read[table] = make(tables[table], self.caller, self.teller(table, merged))
+        if "alerts" in read:
+            read["alerts"] = self.alerts(read["alerts"], merged)
         env = self.variables(tables, read.pop("env_file", None), merged)
         folder = str(read.pop("working_dir", self.folder))
         if not os.path.isdir(folder):
@@ -285,6 +342,9 @@ class _Oxfile:
                 self.fail(merged["ready",].where, wrong_ready)
         read["restart"] = self.restart(read, merged)
         read.pop("restart_on_exit", None)
+        self.schedule(name, read, merged)
+        if isinstance(read.get("watch"), bool):
+            read["watch"] = [folder] if read["watch"] else []
         if len(self.problems) > before:
             return None
         return Spec(name, command[1], command[0], folder, env=env, **read)  # type: ignore[arg-type]
@@ -312,6 +372,15 @@ class _Oxfile:
             except ConfigError as wrong:
                 self.fail(merged["env_file",].where, str(wrong))
         return env
+
+    def alerts(self, alerts: Any, merged: Layer) -> Alerts:
+        if alerts.command:
+            self.check_program(alerts.command, self.folder, {}, merged["alerts", "command"].where)
+        where = merged["alerts", "on"].where if ("alerts", "on") in merged else ()
+        if alerts.on and not alerts.webhook and not alerts.command and where[:1] == ("processes",):
+            self.fail(where, "nobody is told: write a webhook or a command")
+        one: Alerts = replace(alerts, working_dir=self.folder if alerts.command else "/")
+        return one
 
     def read(self, merged: Layer) -> tuple[Table, dict[str, Table], set[Path]]:
         """The values of an app's own keys, those of each of its sub-tables, and the keys whose value is none."""
@@ -355,7 +424,15 @@ class _Oxfile:
                 merged["restart_on_exit",].where,
                 f"says {meant!r}, but restart says {read['restart']!r}: write one of them",
             )
-        return read.get("restart") or meant or ON_FAILURE
+        return read.get("restart") or meant or (NEVER if read.get("schedule") else ON_FAILURE)
+
+    def schedule(self, name: str, read: Table, merged: Layer) -> None:
+        def own(key: str) -> bool:
+            return (key,) in merged and merged[key,].where[0] != "defaults"
+
+        if read.get("schedule"):
+            self.jobs.add(name)
+        check_schedule(read, own, lambda key, message: self.fail(merged[key,].where, message))
 
     def check_program(self, argv: list[str], folder: str, env: dict[str, str], place: Path) -> None:
         if argv[0] == SHELL or not os.path.isdir(folder):

@@ -11,6 +11,7 @@ from oxmgr.config.keys import Key
 from oxmgr.config.listen import read_listen
 from oxmgr.config.ready import read_ready
 from oxmgr.model.capabilities import capability_name, capability_names
+from oxmgr.model.check import LINE_LIMIT, headers_error, url_error
 from oxmgr.model.logpaths import log_name_error
 from oxmgr.model.signals import signal_names, signal_number
 from oxmgr.model.spec import NAME_LIMIT, STARTED, name_error
@@ -153,6 +154,83 @@ class Reader:
         if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise ValueError(expected("a command", value))
         return value
+
+    # --- alerts: nothing shows what may be a secret ---
+
+    def _kinds(self, key: Key, value: object) -> object:
+        if not _is_words(value):
+            raise ValueError(expected("an array of words", value))
+        return tuple(dict.fromkeys(str(self._choice(key, one)) for one in value))  # type: ignore[attr-defined]
+
+    def _url(self, key: Key, value: object) -> object:
+        wrong = "expected a URL as a string"
+        if isinstance(value, str):
+            value = expand(value, self.environ)
+            wrong = url_error(value) or ""
+        if wrong:
+            raise ValueError(wrong)
+        return value
+
+    def _headers(self, key: Key, value: object) -> object:
+        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+            raise ValueError('expected a table of strings, as { Authorization = "Bearer $TOKEN" }')
+        found = {name: expand(one, self.environ) for name, one in value.items()}
+        wrong = headers_error(found)
+        if wrong:
+            raise ValueError(wrong)
+        return found
+
+    # --- when ---
+
+    def _schedule(self, key: Key, value: object) -> object:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(expected('a cron line as "30 2 * * *"', value))
+        # Loaded only now: most files have none.
+        from oxmgr.model.cron import line_error
+
+        wrong = "has too many characters" if len(value) > LINE_LIMIT else line_error(value)
+        if wrong:
+            raise ValueError(f"{show(value)} {wrong}")
+        return " ".join(value.split())
+
+    def _zone(self, key: Key, value: object) -> object:
+        if not isinstance(value, str) or not value:
+            raise ValueError(expected('the name of a time zone as "Europe/Vienna"', value))
+        from zoneinfo import ZoneInfo, available_timezones
+
+        try:
+            ZoneInfo(value)
+        except (OSError, ValueError, KeyError):
+            known = available_timezones()
+            hint = nearest(value, list(known)) if known else ": this host has no time zones, install tzdata"
+            raise ValueError(f"there is no time zone {show(value)}{hint}") from None
+        return value
+
+    # --- what is watched ---
+
+    def _watch(self, key: Key, value: object) -> object:
+        """True stands for the app's folder, which is not known yet."""
+        if isinstance(value, bool):
+            return value
+        if not _is_words(value):
+            raise ValueError(expected("true, false or an array of files and folders", value))
+        return self._paths(key, value)
+
+    def _extensions(self, key: Key, value: object) -> object:
+        if not _is_words(value):
+            raise ValueError(expected('an array of endings as ["js", "json"]', value))
+        found = [word.removeprefix("*").removeprefix(".") for word in value]  # type: ignore[attr-defined]
+        if not all(word and "/" not in word and "*" not in word and "\0" not in word for word in found):
+            raise ValueError(expected('endings as "js" or ".js"', value))
+        return list(dict.fromkeys(found))
+
+    def _globs(self, key: Key, value: object) -> object:
+        if not _is_words(value):
+            raise ValueError(expected("an array of names and patterns", value))
+        for word in value:  # type: ignore[attr-defined]
+            if not word.strip("/") or "\0" in word or word.startswith(("/", "../", "./")):
+                raise ValueError(f"expected a name, or a path from the watched folder on, got {show(word)}")
+        return [word.removesuffix("/**").rstrip("/") for word in value]  # type: ignore[attr-defined]
 
     # --- limits and rights ---
 

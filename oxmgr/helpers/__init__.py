@@ -1,2 +1,2 @@
-"""Programs of their own that the daemon runs for what it must not load or wait for itself. They import no other part
-of oxmgr, and none imports them."""
+"""Programs of their own that the daemon runs for what it must not load or wait for itself. They import the model and
+what of the client reads logs, and nothing imports them."""

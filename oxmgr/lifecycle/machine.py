@@ -9,18 +9,52 @@ and Note (tell whoever listens); and sends Tick when `deadline` has come, Exited
 Emptied when after that the rest of its tree has gone too. Spawned and SpawnFailed may come later: until then it is
 `starting`, or `stopping` when it is not wanted any more. What has to say that it is ready stays `starting` with its
 process until Ready comes, or the deadline.
+
+An app with a `schedule` is a job: it waits (`scheduled` is false) until Due has come, runs, and waits again. Whoever
+drives it sends Planned when it is known for when.
 """
 
 from oxmgr.lifecycle.backoff import BASE_MS, restart_delay
+from oxmgr.lifecycle.events import (
+    DECIDE,
+    END_REST,
+    EVENTS,
+    FAIL,
+    GATE,
+    KILL,
+    RUN,
+    SIGNAL,
+    SPAWN,
+    START,
+    Adopted,
+    Changed,
+    Due,
+    Effect,
+    Emptied,
+    Event,
+    Exceeded,
+    Exited,
+    Extended,
+    Failing,
+    Go,
+    Hold,
+    Note,
+    Planned,
+    Ready,
+    Remains,
+    Reset,
+    Restart,
+    Spawned,
+    SpawnFailed,
+    Start,
+    State,
+    Stop,
+    Tick,
+)
 from oxmgr.model import status as is_
-from oxmgr.model.codec import Struct, replace
+from oxmgr.model.codec import replace
 from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import ALWAYS, NEVER, STARTED, Spec
-
-GATE = "gate"
-SPAWN = "spawn"
-SIGNAL = "signal"
-KILL = "kill"
 
 KILL_AGAIN = 1.0
 """Seconds after which what a SIGKILL has not yet ended (a process inside the kernel) gets another."""
@@ -28,164 +62,6 @@ KILL_AGAIN = 1.0
 TOGETHER = 0.5
 """Seconds between what is signalled together, at most."""
 
-START = "start"
-DECIDE = "decide"
-FAIL = "fail"
-
-
-class Note(Struct, frozen=True, gc=False):
-    """An effect: `kind` is one of the kinds of oxmgr.model.messages.Event."""
-
-    kind: str
-    reason: str = ""
-
-
-class State(Struct, frozen=True, gc=False):
-    """Where an instance stands.
-
-    `then` is what follows a stop: nothing, START, DECIDE (its main process had ended by itself and the rest of its tree
-    is being killed), or FAIL (it is ended because it does not do its work: `cause` says what is wrong). `crashes`
-    counts failures in a row, `streak` restarts in a row, `restarts` and `oom_kills` those since the last reset.
-    `exit_code`, `signal` and `cause` (what more is known of it) are the last main process's, which ended at `ended`.
-    `reason` says why it is so.
-    """
-
-    status: str = is_.STOPPED
-    desired: bool = False
-    pid: int = 0
-    started: float = 0.0
-    deadline: float | None = None
-    then: str = ""
-    restarts: int = 0
-    crashes: int = 0
-    streak: int = 0
-    exit_code: int | None = None
-    signal: int | None = None
-    cause: str = ""
-    oom_kills: int = 0
-    ended: float = 0.0
-    reason: str = ""
-
-
-class Start(Struct, frozen=True, gc=False):
-    """A user or a new daemon wants it to run."""
-
-
-class Hold(Struct, frozen=True, gc=False):
-    """A dependency is not there yet; the reason names it."""
-
-    reason: str
-
-
-class Go(Struct, frozen=True, gc=False):
-    """Nothing has to be waited for any more."""
-
-
-class Stop(Struct, frozen=True, gc=False):
-    """It shall not run. `keep`: only for now (the daemon is ending); what is desired stays. `signalled`: because the
-    daemon was sent a signal, and perhaps everybody else with it."""
-
-    keep: bool = False
-    signalled: bool = False
-
-
-class Restart(Struct, frozen=True, gc=False):
-    pass
-
-
-class Spawned(Struct, frozen=True, gc=False):
-    pid: int
-
-
-class SpawnFailed(Struct, frozen=True, gc=False):
-    """`final`: there is no use in trying again."""
-
-    reason: str
-    final: bool = False
-
-
-class Adopted(Struct, frozen=True, gc=False):
-    """An earlier daemon's process was found alive; it began `age` seconds ago, and has said that it is `ready`."""
-
-    pid: int
-    age: float
-    ready: bool = True
-
-
-class Exited(Struct, frozen=True, gc=False):
-    """The main process has ended; both None: how is not known. `empty`: nothing is left of its tree. `oom_kills` is
-    1 when the kernel has killed it because memory ran out, and `cause` says whose."""
-
-    exit_code: int | None
-    signal: int | None
-    empty: bool = True
-    oom_kills: int = 0
-    cause: str = ""
-
-
-class Remains(Struct, frozen=True, gc=False):
-    """Something of it was found alive, but not its main process."""
-
-
-class Exceeded(Struct, frozen=True, gc=False):
-    """It is above a soft limit; the reason says above which."""
-
-    reason: str
-
-
-class Ready(Struct, frozen=True, gc=False):
-    """It does its work from now on."""
-
-
-class Failing(Struct, frozen=True, gc=False):
-    """It runs and does not do its work: the reason says what is wrong. It is restarted as after a crash."""
-
-    reason: str
-
-
-class Extended(Struct, frozen=True, gc=False):
-    """It asks for this many more seconds, from now on, to get ready or to end."""
-
-    seconds: float
-
-
-class Emptied(Struct, frozen=True, gc=False):
-    pass
-
-
-class Tick(Struct, frozen=True, gc=False):
-    """The deadline has come."""
-
-
-class Reset(Struct, frozen=True, gc=False):
-    """Counters back to zero."""
-
-
-EVENTS = (
-    *(Start, Hold, Go, Stop, Restart, Spawned, SpawnFailed, Adopted, Remains),
-    *(Exited, Emptied, Exceeded, Ready, Failing, Extended, Tick, Reset),
-)
-Event = (
-    Start
-    | Hold
-    | Go
-    | Stop
-    | Restart
-    | Spawned
-    | SpawnFailed
-    | Adopted
-    | Remains
-    | Exited
-    | Emptied
-    | Exceeded
-    | Ready
-    | Failing
-    | Extended
-    | Tick
-    | Reset
-)
-
-Effect = str | Note
 Step = tuple[State, tuple[Effect, ...]]
 
 TYPE_CHECKING = False
@@ -220,17 +96,65 @@ def _begin(state: State, event: Event, spec: Spec, now: float, roll: float) -> S
     fresh = replace(
         state, status=is_.WAITING, desired=True, deadline=None, then="", crashes=0, streak=0, pid=0, reason=""
     )
-    return fresh, (GATE,)
+    run = not spec.schedule or (isinstance(event, Restart) and event.run) or state.then == RUN
+    return replace(fresh, scheduled=run), (GATE,) if run else ()
+
+
+def awaits_time(state: State, spec: Spec) -> bool:
+    """Whether it is a job that waits for its next run."""
+    return state.status == is_.WAITING and bool(spec.schedule) and not state.scheduled
+
+
+def _planned(state: State, event: Planned, spec: Spec, now: float, roll: float) -> Step:
+    if not awaits_time(state, spec) or state.reason == event.reason:
+        return state, ()
+    return replace(state, reason=event.reason), (Note("waiting", event.reason),)
+
+
+def _due(state: State, event: Due, spec: Spec, now: float, roll: float) -> Step:
+    """Of an app that waits, for its time or for something else."""
+    if not spec.schedule or state.scheduled:
+        return state, ()
+    begun, effects = _begin(replace(state, then=RUN), event, spec, now, roll)
+    return begun, (Note("scheduled", event.reason), *effects)
+
+
+def _due_again(state: State, event: Due, spec: Spec, now: float, roll: float) -> Step:
+    """While something of it runs, or is to be run again."""
+    if not spec.schedule:
+        if state.status != is_.RUNNING:
+            return state, ()
+        stopping, effects = _stopping(replace(state, restarts=state.restarts + 1), START, spec, now)
+        return stopping, (Note("scheduled", event.reason), *effects)
+    if state.status == is_.BACKOFF:
+        return _due(replace(state, scheduled=False), event, spec, now, roll)
+    return state, (Note("skipped", f"{event.reason}: its last run has not ended"),) if state.desired else ()
+
+
+def _run_now(state: State, event: Restart, spec: Spec, now: float, roll: float) -> Step:
+    return _begin(state, event, spec, now, roll) if event.run and awaits_time(state, spec) else (state, ())
+
+
+def _changed(state: State, event: Changed, spec: Spec, now: float, roll: float) -> Step:
+    """A job's next run will see what has changed."""
+    if spec.schedule or not state.desired:
+        return state, ()
+    note = Note("watch", event.reason)
+    if state.status in (is_.STARTING, is_.RUNNING):
+        stopping, effects = _stopping(replace(state, restarts=state.restarts + 1), START, spec, now)
+        return stopping, (note, *effects)
+    begun, effects = _begin(state, event, spec, now, roll)
+    return replace(begun, restarts=state.restarts + 1), (note, *effects)
 
 
 def _hold(state: State, event: Hold, spec: Spec, now: float, roll: float) -> Step:
-    if state.deadline is not None or state.reason == event.reason:
+    if state.deadline is not None or state.reason == event.reason or awaits_time(state, spec):
         return state, ()
     return replace(state, reason=event.reason), (Note("waiting", event.reason),)
 
 
 def _go(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
-    if state.deadline is not None:
+    if state.deadline is not None or awaits_time(state, spec):
         return state, ()
     if spec.start_delay_ms:
         reason = f"start_delay_ms is {spec.start_delay_ms}"
@@ -327,15 +251,14 @@ def _adopt(state: State, event: Adopted, spec: Spec, now: float, roll: float) ->
 def _spawn_failed(state: State, event: SpawnFailed, spec: Spec, now: float, roll: float) -> Step:
     state = replace(state, exit_code=None, signal=None, cause="")
     if spec.restart == NEVER or event.final:
-        return _give_up(state, event.reason)
+        return _give_up(state, spec, event.reason)
     return _again(state, spec, now, roll, failed=True, reason=event.reason, at_least=BASE_MS / 1000.0)
 
 
 def _remains(state: State, event: Remains, spec: Spec, now: float, roll: float) -> Step:
     reason = "what an earlier daemon left of it is being killed"
     then = START if state.desired else ""
-    killing = replace(state, status=is_.STOPPING, pid=0, then=then, deadline=now + KILL_AGAIN, reason=reason)
-    return killing, (Note("killed", reason), KILL)
+    return _killing(replace(state, pid=0, then=then), reason, now)
 
 
 def _exceeded(state: State, event: Exceeded, spec: Spec, now: float, roll: float) -> Step:
@@ -347,13 +270,13 @@ def _stop(state: State, event: Stop, spec: Spec, now: float, roll: float) -> Ste
     return _stopping(replace(state, desired=state.desired and event.keep), "", spec, now)
 
 
-def _restart(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
-    return _stopping(replace(state, desired=True), START, spec, now)
+def _restart(state: State, event: Restart, spec: Spec, now: float, roll: float) -> Step:
+    return _stopping(replace(state, desired=True), RUN if event.run else START, spec, now)
 
 
 def _stopping(state: State, then: str, spec: Spec, now: float) -> Step:
     deadline = now + spec.stop_timeout_ms / 1000.0
-    stopping = replace(state, status=is_.STOPPING, deadline=deadline, then=then, reason="")
+    stopping = replace(state, status=is_.STOPPING, deadline=deadline, then=then, killed=False, reason="")
     return stopping, (Note("stopping"), SIGNAL)
 
 
@@ -362,16 +285,20 @@ def _stop_after_all(state: State, event: Stop, spec: Spec, now: float, roll: flo
 
 
 def _start_after_stop(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
-    return replace(state, desired=True, then=START), ()
+    run = isinstance(event, Restart) and event.run
+    return replace(state, desired=True, then=RUN if run else START), ()
 
 
 def _kill(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
-    again = replace(state, deadline=now + KILL_AGAIN)
-    if state.reason:
-        return again, (KILL,)
+    if state.killed:
+        return replace(state, deadline=now + KILL_AGAIN), (KILL,)
     waited = now - ((state.deadline or now) - spec.stop_timeout_ms / 1000.0)
-    reason = f"still there {waited:.1f} s after {signal_name(spec.stop_signal)}"
-    return replace(again, reason=reason), (Note("killed", reason), KILL)
+    return _killing(state, f"still there {waited:.1f} s after {signal_name(spec.stop_signal)}", now)
+
+
+def _killing(state: State, reason: str, now: float) -> Step:
+    killing = replace(state, status=is_.STOPPING, deadline=now + KILL_AGAIN, killed=True, reason=reason)
+    return killing, (Note("killed", reason), KILL)
 
 
 def _ended(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
@@ -399,9 +326,13 @@ def _ended_by_itself(state: State, event: Exited, spec: Spec, now: float, roll: 
         state = replace(state, crashes=0, streak=0)
     if event.empty:
         return _decide(state, spec, now, roll)
-    reason = "its main process ended, the rest of its tree is being killed"
-    rest = replace(state, status=is_.STOPPING, then=DECIDE, deadline=now + KILL_AGAIN, reason=reason)
-    return rest, (Note("killed", reason), KILL)
+    state = replace(state, then=DECIDE)
+    if not _is_final(state, spec):
+        # It is to run again, and not to wait for what it has left.
+        return _killing(state, "its main process ended, the rest of its tree is being killed", now)
+    rest, _ = _stopping(state, DECIDE, spec, now)
+    reason = "its main process ended, the rest of its tree is being stopped"
+    return replace(rest, reason=reason), (Note("stopping", reason), END_REST)
 
 
 def _stopped_main(state: State, event: Exited, spec: Spec, now: float, roll: float) -> Step:
@@ -415,25 +346,42 @@ def _stopped_main(state: State, event: Exited, spec: Spec, now: float, roll: flo
 def _emptied(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
     if state.pid:
         return state, ()
-    if state.then == START:
+    if state.then in (START, RUN):
         begun, effects = _begin(state, event, spec, now, roll)
         return begun, (Note("stopped"), *effects)
     if state.then == DECIDE:
         return _decide(state, spec, now, roll)
     if state.then == FAIL and spec.restart == NEVER:
-        return _give_up(state, state.cause)
+        return _give_up(state, spec, state.cause)
     if state.then == FAIL:
         return _again(state, spec, now, roll, failed=True, reason=state.cause)
     return replace(state, status=is_.STOPPED, deadline=None, reason=""), (Note("stopped"),)
 
 
 def _decide(state: State, spec: Spec, now: float, roll: float) -> Step:
-    code, reason = state.exit_code, state.cause or describe_end(state.exit_code, state.signal)
-    final = code in spec.stop_exit_codes
-    if final or spec.restart == NEVER or (code == 0 and spec.restart != ALWAYS):
+    reason = state.cause or describe_end(state.exit_code, state.signal)
+    code = state.exit_code
+    well = code in spec.stop_exit_codes or code == 0
+    if spec.schedule and (well or spec.restart == NEVER):
+        return _until_next(state, Note("exited" if well else "crashed", reason))
+    if _is_done(state, spec):
         done = replace(state, status=is_.EXITED, deadline=None, then="", reason=reason)
         return done, (Note("exited", reason),)
-    return _again(state, spec, now, roll, failed=code != 0, reason=reason)
+    return _again(state, spec, now, roll, failed=state.exit_code != 0, reason=reason)
+
+
+def _is_done(state: State, spec: Spec) -> bool:
+    code = state.exit_code
+    return code in spec.stop_exit_codes or spec.restart == NEVER or (code == 0 and spec.restart != ALWAYS)
+
+
+def _is_too_much(crashes: int, spec: Spec) -> bool:
+    return bool(spec.max_restarts) and crashes >= spec.max_restarts
+
+
+def _is_final(state: State, spec: Spec) -> bool:
+    """Whether no restart follows its end."""
+    return _is_done(state, spec) or (state.exit_code != 0 and _is_too_much(state.crashes + 1, spec))
 
 
 def _again(
@@ -443,9 +391,9 @@ def _again(
     crashes = state.crashes + 1 if failed else 0
     ended = Note("crashed" if failed else "exited", reason)
     state = replace(state, crashes=crashes, then="")
-    if failed and spec.max_restarts and crashes >= spec.max_restarts:
+    if failed and _is_too_much(crashes, spec):
         times = "once" if crashes == 1 else f"{crashes} times in a row"
-        given_up, effects = _give_up(state, f"failed {times}, max_restarts is {spec.max_restarts}: {reason}")
+        given_up, effects = _give_up(state, spec, f"failed {times}, max_restarts is {spec.max_restarts}: {reason}")
         return given_up, (ended, *effects)
     delay = max(restart_delay(spec, state.streak, roll), at_least)
     state = replace(state, streak=state.streak + 1, reason=reason)
@@ -455,7 +403,14 @@ def _again(
     return waits, (ended, Note("backoff", f"restarts in {delay:.1f} s"))
 
 
-def _give_up(state: State, reason: str) -> Step:
+def _until_next(state: State, *notes: Note) -> Step:
+    """A job has been run."""
+    return replace(state, status=is_.WAITING, deadline=None, then="", reason="", scheduled=False), notes
+
+
+def _give_up(state: State, spec: Spec, reason: str) -> Step:
+    if spec.schedule:
+        return _until_next(state, Note("errored", reason))
     return replace(state, status=is_.ERRORED, deadline=None, then="", reason=reason), (Note("errored", reason),)
 
 
@@ -473,15 +428,27 @@ _DOWN: "dict[type, Cell]" = {
     Remains: _remains,
     Reset: _reset,
 }
+_ENDED: "dict[type, Cell]" = _DOWN | {Changed: _changed}
 
 _ROWS: "dict[str, dict[type, Cell]]" = {
     is_.STOPPED: _DOWN,
-    is_.EXITED: _DOWN,
-    is_.ERRORED: _DOWN,
-    is_.WAITING: {Hold: _hold, Go: _go, Stop: _unwanted, Tick: _spawn, Reset: _reset},
+    is_.EXITED: _ENDED,
+    is_.ERRORED: _ENDED,
+    is_.WAITING: {
+        Hold: _hold,
+        Go: _go,
+        Stop: _unwanted,
+        Restart: _run_now,
+        Planned: _planned,
+        Due: _due,
+        Tick: _spawn,
+        Reset: _reset,
+    },
     is_.STARTING: {
         Stop: _stop,
         Restart: _restart,
+        Due: _due_again,
+        Changed: _changed,
         Spawned: _spawned,
         SpawnFailed: _spawn_failed,
         Exited: _ended,
@@ -496,14 +463,25 @@ _ROWS: "dict[str, dict[type, Cell]]" = {
         Restart: _restart,
         Exited: _ended,
         Exceeded: _exceeded,
+        Due: _due_again,
+        Changed: _changed,
         Failing: _unhealthy,
         Reset: _reset,
     },
-    is_.BACKOFF: {Start: _begin, Stop: _unwanted, Restart: _begin, Tick: _respawn, Reset: _reset},
+    is_.BACKOFF: {
+        Start: _begin,
+        Stop: _unwanted,
+        Restart: _begin,
+        Due: _due_again,
+        Changed: _changed,
+        Tick: _respawn,
+        Reset: _reset,
+    },
     is_.STOPPING: {
         Start: _start_after_stop,
         Stop: _stop_after_all,
         Restart: _start_after_stop,
+        Due: _due_again,
         Spawned: _spawned_late,
         SpawnFailed: _emptied,
         Exited: _stopped_main,

@@ -8,6 +8,8 @@ from oxmgr.model import listen
 from oxmgr.model.capabilities import capability_mask
 from oxmgr.model.logpaths import log_name_error
 from oxmgr.model.spec import (
+    ALERT_KINDS,
+    ALWAYS,
     CONDITIONS,
     LOG_FORMATS,
     LOG_SINKS,
@@ -16,7 +18,9 @@ from oxmgr.model.spec import (
     READY_FORMS,
     READY_WORDS,
     RESTARTS,
+    STDINS,
     STOP_MODES,
+    Alerts,
     HealthCheck,
     Hooks,
     Limits,
@@ -27,6 +31,7 @@ from oxmgr.model.spec import (
 )
 from oxmgr.model.urls import address, endpoint
 
+HOUR_MS = 3600 * 1000
 YEAR_MS = 365 * 24 * 3600 * 1000
 PETABYTE_MB = 1_000_000_000
 PERCENT = 1_000_000
@@ -41,6 +46,9 @@ TEXT_LIMIT = 4 * 1024 * 1024
 
 PATH_LIMIT = 4095
 """PATH_MAX of the kernel, without the NUL."""
+
+LINE_LIMIT = 256
+"""Of a cron line, and of the name of a time zone."""
 
 LIST_LIMIT = 65_536
 """Of the entries in a list: as many groups as a process can have (NGROUPS_MAX)."""
@@ -58,8 +66,9 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "backlog": (1, 65_535),
     "stop_signal": (1, LAST_SIGNAL),
     "stop_timeout_ms": (0, YEAR_MS),
+    "watch_delay_ms": (0, HOUR_MS),
 }
-WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES}
+WORDS: dict[str, tuple[str, ...]] = {"restart": RESTARTS, "stop_mode": STOP_MODES, "stdin": STDINS}
 SOCKETS: dict[str, tuple[float, float]] = {
     "socket_mode": (0, 0o777),
     "socket_uid": (-1, ID_LIMIT),
@@ -105,6 +114,13 @@ SANDBOX: dict[str, tuple[float, float]] = {
     "gid": (-1, ID_LIMIT),
     "umask": (-1, 0o777),
 }
+URL_LIMIT = 2000
+HEADERS_LIMIT = 32
+HEADER_LIMIT = 4000
+"""Characters of a header's value; most servers take no more than 8 KB of all headers together."""
+WORD_OF_HEADER = 128
+HOLDS_NUL = "the command holds a NUL, which no program can be given"
+OWN_HEADERS = ("connection", "content-length", "content-type", "host", "transfer-encoding")
 OPTIONAL = frozenset((*LIMITS, "restart_delay_ms", "rate_limit", "watchdog_secs")) - {"cpu_window_secs"}
 """Those that may be None."""
 
@@ -126,6 +142,9 @@ def spec_error(spec: Spec) -> str | None:
         or _health(spec.health_check)
         or _sockets(spec)
         or _hooks(spec.hooks)
+        or _alerts(spec.alerts)
+        or _schedule(spec)
+        or _watch(spec)
         or _size(spec)
     )
 
@@ -183,12 +202,77 @@ def _numbers(
     return None
 
 
+def _alerts(alerts: Alerts) -> str | None:
+    """Without a word of what may be a secret."""
+    for kind in alerts.on:
+        if kind not in ALERT_KINDS:
+            return f"alerts.on: expected {_one_of(ALERT_KINDS)}, got {_shown(kind)}"
+    wrong = (alerts.webhook and url_error(alerts.webhook)) or None
+    if wrong:
+        return f"alerts.webhook: {wrong}"
+    wrong = headers_error(alerts.headers)
+    if wrong:
+        return f"alerts.headers: {wrong}"
+    wrong = _argv(alerts.command) if alerts.command else None
+    return f"alerts.command: {wrong}" if wrong else _path("alerts.working_dir", alerts.working_dir)
+
+
+def url_error(url: str) -> str | None:
+    """Why nothing can be sent there by HTTP, without a word of it."""
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() not in ("http", "https"):
+        return "expected a URL that begins with http:// or https://"
+    if len(url) > URL_LIMIT:
+        return f"a URL of {len(url)} characters, {URL_LIMIT} are the most"
+    if not all("!" <= char <= "~" for char in url):
+        return "a URL has printable ASCII characters alone, and no blank: write others as %XX"
+    end = min(at for at in (len(rest), *map(rest.find, "/?#")) if at >= 0)
+    host = rest[:end].rpartition("@")[2]
+    name, _, port = host.partition("]") if host.startswith("[") else host.partition(":")
+    if not name.strip("["):
+        return "expected a URL that names a host, as https://HOST/PATH"
+    if host.startswith("[") and "]" not in host:
+        return "expected a URL that closes the ] of its host"
+    if host.startswith("["):
+        port = port[1:] if port.startswith(":") else port and "none"
+    if port and not (port.isascii() and port.isdecimal() and len(port) < 6 and 0 < int(port) < 65_536):
+        return "expected a URL whose port is a number from 1 to 65535"
+    return None
+
+
+def headers_error(headers: dict[str, str]) -> str | None:
+    """Why a request cannot have these, without a word of their values (RFC 9110, 5.1 and 5.5)."""
+    if len(headers) > HEADERS_LIMIT:
+        return f"{len(headers)} headers, {HEADERS_LIMIT} are the most"
+    for name, value in headers.items():
+        if not name or len(name) > WORD_OF_HEADER or not all(_is_token(char) for char in name):
+            return f"{_shown(name)} cannot be a header's name"
+        if name.lower() in OWN_HEADERS:
+            return f"{name} is set by oxmgr: leave it out"
+        if len(value) > HEADER_LIMIT:
+            return f"{name} has {len(value)} characters, {HEADER_LIMIT} are the most"
+        if not all(" " <= char <= "~" or char == "\t" for char in value):
+            return f"{name} holds what is not printable ASCII"
+    return None
+
+
+def _is_token(char: str) -> bool:
+    return char.isascii() and (char.isalnum() or char in "!#$%&'*+-.^_`|~")
+
+
 def _program(spec: Spec) -> str | None:
-    if not spec.argv or not spec.argv[0]:
+    wrong = _argv(spec.argv)
+    if wrong is None and "\0" in spec.command:
+        return HOLDS_NUL
+    return wrong
+
+
+def _argv(argv: list[str]) -> str | None:
+    if not argv or not argv[0]:
         return "it needs a command: argv names no program"
-    if "\0" in "".join(spec.argv) or "\0" in spec.command:
-        return "the command holds a NUL, which no program can be given"
-    if any(len(word) > WORD_LIMIT for word in spec.argv):
+    if "\0" in "".join(argv):
+        return HOLDS_NUL
+    if any(len(word) > WORD_LIMIT for word in argv):
         return f"a word of the command has more than {WORD_LIMIT} characters"
     return None
 
@@ -306,12 +390,45 @@ def _sandbox(sandbox: Sandbox) -> str | None:
     return next(filter(None, (_path("sandbox.read_only_paths", path) for path in sandbox.read_only_paths)), None)
 
 
+def _schedule(spec: Spec) -> str | None:
+    """What a helper is given as a word of its command; whether it is ever due is the helper's to say."""
+    if not (spec.schedule or spec.restart_schedule or spec.timezone or spec.overlap):
+        return None
+    for key in ("schedule", "restart_schedule", "timezone"):
+        text = getattr(spec, key)
+        if len(text) > LINE_LIMIT or not (text.isascii() and (text.isprintable() or not text)):
+            return f"{key}: expected at most {LINE_LIMIT} plain characters, got {_shown(text)}"
+    if spec.timezone.startswith("/") or ".." in spec.timezone:
+        return f"timezone: expected a name as Europe/Vienna, got {_shown(spec.timezone)}"
+    if spec.schedule and spec.restart_schedule:
+        return "restart_schedule: it has a schedule as well, and is either run or restarted"
+    if spec.schedule and spec.restart == ALWAYS:
+        return "restart: with a schedule it cannot be 'always', for it would not end"
+    if spec.overlap and not (spec.schedule and spec.instances > 1):
+        return "overlap: needs a schedule, and 2 instances or more: as many runs may be at a time"
+    return None
+
+
+def _watch(spec: Spec) -> str | None:
+    for path in spec.watch:
+        wrong = _path("watch", path)
+        if wrong:
+            return wrong
+    for key in ("watch_extensions", "watch_ignore"):
+        for text in getattr(spec, key):
+            if not text or "\0" in text or len(text) > PATH_LIMIT:
+                return f"{key}: expected texts of 1 to {PATH_LIMIT} characters, got {_shown(text)}"
+    return None
+
+
 def _size(spec: Spec) -> str | None:
     sandbox = spec.sandbox
     lists = (spec.argv, spec.env, spec.stop_exit_codes, spec.depends_on, sandbox.groups, sandbox.capabilities or ())
-    if max(map(len, (*lists, sandbox.read_only_paths))) > LIST_LIMIT:
+    others = (spec.watch, spec.watch_extensions, spec.watch_ignore, spec.alerts.command, spec.alerts.on)
+    if max(map(len, (*lists, *others, sandbox.read_only_paths))) > LIST_LIMIT:
         return f"a list of it has more than {LIST_LIMIT} entries"
-    texts = (spec.command, *spec.argv, *spec.env, *spec.env.values(), *sandbox.read_only_paths)
+    texts = (spec.command, *spec.argv, *spec.env, *spec.env.values(), *sandbox.read_only_paths, *spec.alerts.command)
+    texts += (*spec.watch, *spec.watch_extensions, *spec.watch_ignore)
     total = sum(map(len, (*texts, sandbox.user, sandbox.home, sandbox.shell)))
     if total > TEXT_LIMIT:
         return f"its texts have {total} characters together, {TEXT_LIMIT} are the most"

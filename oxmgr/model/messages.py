@@ -8,7 +8,7 @@ final reply. A client may send further requests on the same connection, one at a
 import os
 
 from oxmgr.model.codec import Struct
-from oxmgr.model.spec import Spec
+from oxmgr.model.spec import ALL, Spec
 
 # --- exit codes of the command line, and so the `code` of Failed ---
 
@@ -102,7 +102,8 @@ class GetEnv(Struct, tag="env"):
 
 
 class GetEvents(Struct, tag="events"):
-    """The last `limit` events with a sequence number over `after`; then, with `follow`, each as it happens."""
+    """The last `limit` of the events that are kept and have a number over `after`; then, with `follow`, each as it
+    happens, or as soon as the client takes it."""
 
     after: int = 0
     limit: int = 100
@@ -141,6 +142,24 @@ Request = (
 )
 
 
+# --- what is not said at the socket ---
+
+
+class Runtime(Struct, tag="runtime"):
+    """What `oxmgr runtime` has the daemon do that it starts, in a file in memory.
+
+    All ends when ANY instance has ended for good, or ALL of them have, or those of the app that `exit_when` names.
+    `rewrites` maps a signal to the one that it is treated as, 0: nothing is done. `grace` is how many seconds a stop
+    takes at most. `alone`: the one app is a command that takes our place, and not one of a file.
+    """
+
+    apply: Apply
+    exit_when: str = ALL
+    rewrites: dict[int, int] = {}
+    grace: float = 8.0
+    alone: bool = False
+
+
 # --- replies ---
 
 
@@ -175,9 +194,10 @@ class InstanceView(Struct):
     and `tasks` are the tree's, read by whoever shows them, null where they are unknown. `signal` is the name
     of the one that ended the last main process, else null. `cgroup` is its folder in cgroup v2, null without one;
     `oom_kills` how often the kernel killed of it because memory had run out, since the last reset; `limits` those that
-    are set; `warnings` what of its limits and sandbox this host does not hold, and what is wrong with its logs;
-    `log_file` and `error_log_file` are the files in use, which need not be those that were asked for; `sockets` the
-    addresses that are held for it; `status_text` what it says itself of how it is (STATUS of sd_notify).
+    are set; `warnings` what of its spec this host does not hold, and what is wrong with its logs; `log_file` and
+    `error_log_file` are the files in use, which need not be those that were asked for. `next_run`, Unix time in
+    seconds, is when its schedule is due next, null without one. `sockets` are the addresses that are held for it;
+    `status_text` what it says itself of how it is (STATUS of sd_notify).
     """
 
     name: str
@@ -206,6 +226,7 @@ class InstanceView(Struct):
     oom_kills: int = 0
     limits: dict[str, float | str] = {}
     warnings: list[str] = []
+    next_run: int | None = None
     sockets: list[str] = []
     status_text: str = ""
 
@@ -262,15 +283,19 @@ class DaemonView(Struct, tag="daemon"):
     guard: int | None = None
 
 
-class Event(Struct, tag="event", omit_defaults=True, gc=False):
-    """Something that happened. `seq` rises by one; `at` is Unix time in seconds.
+APP_EVENTS = ("added", "changed", "deleted", "alert-failed")
+INSTANCE_EVENTS = (
+    *("waiting", "started", "ready", "unhealthy", "crashed", "exited", "oom", "limit", "scheduled"),
+    *("skipped", "missed", "watch", "backoff", "stopping"),
+    *("killed", "stopped", "errored", "adopted", "signalled", "reset", "hook-failed"),
+)
+DAEMON_EVENTS = ("daemon-started", "daemon-replaced", "daemon-stopping")
+EVENT_KINDS = APP_EVENTS + INSTANCE_EVENTS + DAEMON_EVENTS
 
-    Kinds: `added` `changed` `deleted` (an app); `waiting` `started` `ready` `unhealthy` (and is restarted) `crashed`
-    `exited` `oom` (the kernel killed of it, memory had run out) `limit` (it is above a soft limit) `backoff` `stopping`
-    `killed` `stopped` `errored` `adopted` `signalled` `reset` `hook-failed` (an
-    instance); `daemon-started` `daemon-replaced`
-    `daemon-stopping` (the daemon).
-    """
+
+class Event(Struct, tag="event", omit_defaults=True, gc=False):
+    """Something that happened. `seq` rises by one, from daemon to daemon; `at` is Unix time in seconds, `kind` one of
+    EVENT_KINDS."""
 
     seq: int
     at: float
@@ -283,11 +308,69 @@ class Event(Struct, tag="event", omit_defaults=True, gc=False):
     reason: str = ""
 
 
+class EventsLost(Struct, tag="events-lost"):
+    """So many events before the next one are not kept any more: the client was too slow, or came too late."""
+
+    count: int
+
+
 class EventsEnd(Struct, tag="events-end"):
     """All past events were sent. With `follow`, those behind this frame are live."""
 
 
-Reply = Hello | Failed | Progress | Instances | Done | Env | DaemonView | Event | EventsEnd
+Reply = Hello | Failed | Progress | Instances | Done | Env | DaemonView | Event | EventsLost | EventsEnd
+
+
+# --- to the helper that sends alerts ---
+
+
+class Alert(Struct):
+    """What a webhook or command gets, as JSON, in this order of keys.
+
+    `text` says it in a line. `kind` is one of ALERT_KINDS; `seq`, `exit_code`, `signal` and `reason` are the last
+    event's, `time` is when that was (RFC 3339). `count` is how often it has happened since the last message of that
+    kind, `instances` how often to each (the last so many). `stdout` and `stderr` are the last lines that `instance` had
+    printed by then. `version` is oxmgr's.
+    """
+
+    text: str
+    kind: str
+    app: str
+    instance: str
+    namespace: str
+    host: str
+    time: str
+    seq: int
+    reason: str
+    exit_code: int | None
+    signal: str | None
+    restarts: int
+    count: int
+    instances: dict[str, int]
+    stdout: list[str]
+    stderr: list[str]
+    version: str
+
+
+class SendAlert(Struct):
+    """To whom: `webhook` with `headers`, or else `command` in `working_dir`. `at` is Unix time in seconds; `logs` are
+    the files of stdout and stderr, of which there may be none. The helper fills in what `alert` lacks."""
+
+    alert: Alert
+    at: float
+    logs: list[str] = []
+    webhook: str = ""
+    headers: dict[str, str] = {}
+    command: list[str] = []
+    working_dir: str = "/"
+
+
+class Letter(Struct):
+    """A message that waits to be sent, and how often that was tried."""
+
+    app: str
+    order: SendAlert
+    tries: int = 0
 
 
 # --- files ---
@@ -332,6 +415,7 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     itself (a restart, a kill), `then` as in oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run`
     tells those apart that replace each other; `extra` are those that were replaced, and those that are to replace one
     and do not yet.
+    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none).
     """
 
     app: str
@@ -355,6 +439,7 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     ooms: tuple[int, int] = (0, 0)
     run: int = 0
     extra: bool = False
+    done_until: float = 0.0
 
 
 Journaled = Boot | Observed

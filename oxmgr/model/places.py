@@ -47,6 +47,12 @@ class Places(Struct, frozen=True):
         return f"{self.run}/{instance}.{kind}"
 
 
+def places_in_memory(uid: int) -> Places:
+    """Of a container that has nothing else to write to: read-only, or without a home."""
+    home = f"/dev/shm/oxmgr-{uid}"
+    return Places(f"{home}/state", f"{home}/run", f"{home}/logs", home)
+
+
 def find_places(environ: dict[str, str], uid: int) -> Places:
     """The places of the user `uid` with this environment. ValueError when no home is known."""
     home = environ.get("OXMGR_HOME", "")

@@ -20,6 +20,14 @@ READY_WORDS = (STARTED, "notify", "node", "listen")
 READY_FORMS = ("fd:", "tcp:", "http://", "log:", "command:")
 """How an app says that it is ready: one of the words, or what follows one of the forms."""
 
+ANY, ALL = "any", "all"
+"""What `exit_when` may say beside an app's name."""
+
+FIFO = "fifo"
+INHERIT = "inherit"
+TERMINAL = "terminal"
+STDINS = (FIFO, INHERIT, TERMINAL)
+
 DEFAULT_NAMESPACE = "default"
 
 
@@ -131,7 +139,25 @@ LOG_FORMATS = ("raw", "cri", "json")
 LOG_SINKS = ("file", "journald", "stdout", "inherit", "none")
 ON_FULL = ("block", "drop")
 
+ALERT_KINDS = ("crash", "crash_loop", "oom", "unhealthy", "limit", "errored")
+
+
+class Alerts(Struct, frozen=True, omit_defaults=True, gc=False):
+    """Who is told when something is wrong with an instance; nobody when there is neither `webhook` nor `command`.
+
+    `on` are of ALERT_KINDS. A POST to `webhook` has `headers` besides those that HTTP needs; URL and headers may be
+    secrets, so nothing shows them. `command` is executed as argv in `working_dir`, absolute.
+    """
+
+    on: tuple[str, ...] = ALERT_KINDS
+    webhook: str = ""
+    headers: dict[str, str] = {}
+    command: list[str] = []
+    working_dir: str = "/"
+
+
 NO_LIMITS = Limits()
+NO_ALERTS = Alerts()
 NO_SANDBOX = Sandbox()
 DEFAULT_LOGS = Logs()
 NO_HEALTH_CHECK = HealthCheck()
@@ -153,6 +179,15 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     app's own) are those of its unix sockets. `bind_shim`: what it binds itself is taken from them.
     `shutdown_with_message`: a stop sends "shutdown" over Node's IPC channel.
     `log_file` None: the file in the daemon's log folder that is named after the instance.
+    `stdin` FIFO: what oxmgr's users send it; INHERIT: the daemon's own; TERMINAL: that too, and it is in the foreground
+    of that terminal. Nothing but `oxmgr runtime` sets it.
+
+    `schedule` and `restart_schedule` are cron lines, or ""; an app has one of them at the most. With `schedule` it is a
+    job: run at those times, by all instances, or with `overlap` by one that has nothing to do. With
+    `restart_schedule` it is restarted then. `timezone` "": the machine's. `catch_up`: what was missed counts once.
+
+    `watch` are files and folders: when something in them changes, it is restarted. With `watch_extensions` (without
+    the dot) only files of these count. `watch_ignore` are as oxmgr.lifecycle.watching has them.
     """
 
     name: str
@@ -192,6 +227,17 @@ class Spec(Struct, frozen=True, omit_defaults=True, gc=False):
     logs: Logs = DEFAULT_LOGS
     health_check: HealthCheck = NO_HEALTH_CHECK
     hooks: Hooks = NO_HOOKS
+    stdin: str = FIFO
+    alerts: Alerts = NO_ALERTS
+    schedule: str = ""
+    restart_schedule: str = ""
+    timezone: str = ""
+    catch_up: bool = False
+    overlap: bool = False
+    watch: list[str] = []
+    watch_extensions: list[str] = []
+    watch_ignore: list[str] = []
+    watch_delay_ms: int = 200
 
 
 def name_error(name: str) -> str | None:

@@ -57,6 +57,11 @@ class Cgroups:
             return []
         return [f"{self.base}/{name}" for name in os.listdir(self.base) if ":" in name]
 
+    def own_folder(self, path: str, name: str) -> str:
+        """The path, if it is one of an instance of that name; else ""."""
+        base, _, own = path.rpartition("/")
+        return path if self.base and base == self.base and own.partition("~")[0] == name else ""
+
     def kill(self, path: str) -> None:
         """SIGKILL to all in it and below it; that it is not there is no error. OSError: it could not be done."""
         if self.kill_by == FREEZE:
@@ -373,10 +378,10 @@ def remove(path: str) -> bool:
 
 
 def folder_of(pid: int, mount: str) -> str:
-    """The folder of a process's cgroup, seen from the mount; "" when it is gone."""
+    """The folder of a process's cgroup, seen from the mount; "" when it is gone. OSError when that cannot be known."""
     try:
         paths = [line[3:] for line in _read(f"/proc/{pid}/cgroup").decode().splitlines() if line.startswith("0::")]
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
     return f"{mount}{paths[0]}" if paths else ""
 

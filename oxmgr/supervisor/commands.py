@@ -4,7 +4,7 @@ import os
 import time
 
 from oxmgr import __version__
-from oxmgr.lifecycle.machine import Reset, Restart, Stop
+from oxmgr.lifecycle.events import Reset, Restart, Stop
 from oxmgr.model import messages as m
 from oxmgr.model import status as is_
 from oxmgr.model.check import NUMBERS, spec_error
@@ -16,6 +16,7 @@ from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import NAME_LIMIT, Limits, Spec
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
+from oxmgr.supervisor.feed import Feed
 from oxmgr.supervisor.handover import PROGRAM_WORDS
 from oxmgr.supervisor.limits import not_enforceable
 from oxmgr.supervisor.outputs import plumbing
@@ -78,6 +79,7 @@ class Commands:
         self._rollouts = Rollouts(fleet, loop)
         fleet.probes.told = self._rollouts.on_change
         fleet.hooks.ended = self._end_when_down
+        fleet.roll = self._rollouts.begin_by_itself
         fleet.changed = self._on_change
 
     def handle(self, request: m.Request, client: "Client") -> None:
@@ -100,14 +102,7 @@ class Commands:
         client.finish(m.Env(env | process.own_env(instance.app.spec, instance.index)))
 
     def _get_events(self, request: m.GetEvents, client: "Client") -> None:
-        kept = [sent for seq, sent in self._events.recent if seq > request.after]
-        for sent in kept[max(0, len(kept) - request.limit) :]:
-            client.send_frame(sent)
-        if request.follow:
-            client.send(m.EventsEnd())
-            client.follow(self._events.followers)
-        else:
-            client.finish(m.EventsEnd())
+        Feed(self._events, client, self._loop, request)
 
     def _get_daemon(self, request: m.GetDaemon, client: "Client") -> None:
         client.finish(
@@ -129,7 +124,7 @@ class Commands:
     # --- apply ---
 
     def _apply(self, request: m.Apply, client: "Client") -> None:
-        self._check(request.specs, request.prune)
+        self.check(request.specs, request.prune)
         if request.reload:
             self._refuse_when_rolling(spec.name for spec in request.specs)
         if request.plan_only:
@@ -201,6 +196,7 @@ class Commands:
                     (replace_them if rolls else restart).append(instance)
                 else:
                     self._fleet.launcher.connect(instance)
+                    self._fleet.see_to(instance)
                     if spec.limits != before.limits:
                         limit.append((instance, before.limits))
             self._fleet.gate(app)
@@ -215,7 +211,8 @@ class Commands:
         goals.update((one, UP) for one in stay if not (one.down and _finished(one)) and one not in replace_them)
         self._fleet.change_limits(limit, lambda: self._wait(client, goals, stay, changes, rolls=replace_them))
 
-    def _check(self, specs: list[Spec], prune: bool) -> None:
+    def check(self, specs: list[Spec], prune: bool) -> None:
+        """Refusal when these cannot be what is desired; with `prune`, nothing but these."""
         names: set[str] = set()
         for spec in specs:
             wrong = spec_error(spec)
@@ -287,8 +284,9 @@ class Commands:
 
     def _restart(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         self._give_up_rolling(chosen, "it was restarted")
-        self._fleet.start([one for one in chosen if not one.state.pid])
-        self._fleet.bring_down([one for one in chosen if one.state.pid], Restart())
+        start = [one for one in chosen if not one.state.pid and not one.app.spec.schedule]
+        self._fleet.start(start)
+        self._fleet.bring_down([one for one in chosen if one not in start], Restart(run=True))
         self._save_and_wait(chosen, True, UP, client)
 
     def _reload(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
@@ -431,6 +429,7 @@ class Commands:
         self._events.tell("daemon-stopping")
         if not self._desired.saved:
             self._desired.commit(lambda draft: None, lambda error: self._end_when_down())
+        self._fleet.watches.end()
         self._give_up_rolling(self._fleet, "the daemon is stopping")
         self._fleet.bring_down(list(self._fleet.everything()), Stop(keep=True, signalled=signalled))
         self._end_when_down()
@@ -557,6 +556,8 @@ class Commands:
 def _finished(instance: "Instance") -> bool:
     """It has done its work: an apply does not do it again."""
     state = instance.state
+    if instance.app.spec.schedule:
+        return False
     return state.status == is_.EXITED and (state.exit_code == 0 or state.exit_code in instance.app.spec.stop_exit_codes)
 
 

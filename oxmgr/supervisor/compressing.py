@@ -2,10 +2,8 @@
 one CPU from anybody and only when nobody else wants it."""
 
 import os
-import sys
-from _signal import SIGKILL, pidfd_send_signal
 
-from oxmgr.supervisor import native
+from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
 
 TYPE_CHECKING = False
@@ -39,13 +37,10 @@ class Compressor:
         files = list(self._queue)[:FILES]
         for file in files:
             del self._queue[file]
-        package = __file__.rpartition("/supervisor/")[0]
-        words = [sys.executable, "-I", "-S", f"{package}/__main__.py", HELPER, ":".join(sys.path[1:])]
-        argv = os.fsencode("".join(f"{word}\0" for word in [*words, str(os.getpid()), *files]))
         reading, said = os.pipe2(os.O_CLOEXEC)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
-            _, pidfd = native.spawn(argv, b"", b"", b"/", [null, said, null], [], 0o077, nice=NICE)
+            _, pidfd = start_helper(HELPER, [str(os.getpid()), *files], [null, said, null], nice=NICE)
         except OSError as error:
             os.close(reading)
             self._say(f"{files[0]}: it is not compressed: {error.strerror}")
@@ -77,12 +72,7 @@ class Compressor:
         self._running = None
         self._loop.remove(reading)
         os.close(reading)
-        if pidfd >= 0:
-            try:
-                pidfd_send_signal(pidfd, SIGKILL)
-            except ProcessLookupError:
-                pass
-            os.close(pidfd)
+        end_helper(pidfd)
 
     def end(self) -> None:
         """The daemon ends, and no helper outlives it."""

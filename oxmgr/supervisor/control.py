@@ -42,6 +42,8 @@ HELLO_LIMIT = 64 * 1024
 BUFFERS_LIMIT = 64 * 1024 * 1024
 """Bytes that all clients together may have in their buffers."""
 READ_SIZE = 65536
+FULL = 32 * 1024
+"""Bytes that wait for a client to take them: what can wait elsewhere is not sent then."""
 TURN = 0.005
 """Seconds for one client's requests, before it is the others' turn."""
 PAUSE = 0.1
@@ -58,7 +60,7 @@ class Client:
     """One connection. It has one request at a time; what it sends before the answer waits in its buffer.
 
     `on_close` are called once, should it hang up or be dropped before the last reply to its request: what waits for it
-    can be taken back.
+    can be taken back. `on_room` is called whenever it has taken all that it was sent.
     """
 
     def __init__(self, server: "Server", sock: socket) -> None:
@@ -71,6 +73,7 @@ class Client:
         self._handling = False
         self._closed = False
         self.on_close: list[Callable[[], None]] = []
+        self.on_room: Callable[[], None] | None = None
         self._events = READ | HANGUP
         server.loop.add(sock.fileno(), self._events, self._on_ready)
         self._introduction = server.loop.at(
@@ -113,17 +116,17 @@ class Client:
         state = instance.state
         self.send(Progress(instance.name, state.status, state.reason))
 
-    def follow(self, followers: "list[Callable[[bytes], None]]") -> None:
-        """Send each event from now on, until the client hangs up."""
-        if not self._closed:
-            followers.append(self.send_frame)
-            self.on_close.append(lambda: followers.remove(self.send_frame))
+    @property
+    def full(self) -> bool:
+        return len(self._out) > FULL
 
     # --- the connection ---
 
     def _on_ready(self, events: int) -> None:
         if events & WRITE:
             self._flush()
+            if not self._out and self.on_room is not None:
+                self.on_room()
         if events & READ:
             self._receive()
         elif events & HANGUP:

@@ -13,9 +13,10 @@ from oxmgr import __version__
 from oxmgr.model.places import Places, find_places
 from oxmgr.supervisor import native
 from oxmgr.supervisor.aging import Aging
+from oxmgr.supervisor.alerting import Alerting
 from oxmgr.supervisor.background import Background
 from oxmgr.supervisor.cgroup import open_cgroups
-from oxmgr.supervisor.commands import Commands
+from oxmgr.supervisor.commands import Commands, Refusal
 from oxmgr.supervisor.control import Server
 from oxmgr.supervisor.desired import Desired
 from oxmgr.supervisor.endpoints import Endpoints
@@ -29,8 +30,10 @@ from oxmgr.supervisor.journal import Journal, Past
 from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
+from oxmgr.supervisor.messenger import Messenger
 from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.process import read_stat
+from oxmgr.supervisor.runtime import Runtime
 from oxmgr.supervisor.spare import Spare
 from oxmgr.supervisor.takeover import Takeover, restore
 from oxmgr.supervisor.trees import Trees
@@ -59,7 +62,7 @@ def main(options: dict[str, str]) -> int:
     the socket as well. To the fd `told` goes one line: empty when the daemon answers, else why it does not. `hold`:
     nothing is started before the command that has started this daemon has said what it wants. `lock`,
     `control` and `files` are from a daemon that has executed us in its place: the home's lock, the socket that listens,
-    and the limit on open files that it was given.
+    and the limit on open files that it was given. `first` is the file of `oxmgr runtime`, which each daemon of it gets.
     `check`: only say whether we could go on with what is there."""
     os.umask(0o077)
     told = int(options.get("told", "-1"))
@@ -72,13 +75,15 @@ def main(options: dict[str, str]) -> int:
         log = Log(places.daemon_log)
         guard.say = log
         guard.fetch()
-        first = guard.claim("told")
-        told = first if first >= 0 else told
+        kept = guard.claim("told")
+        told = kept if kept >= 0 else told
+        runtime = _runtime(options, guard)
         _make_run_folder(places, int(options.get("group", "-1")))
         lock = _take_lock(places, guard, int(options.get("lock", "-1")))
         state_lock = _lock_state(places)
-        run = _set_up(places, options, lock, state_lock, log, guard, hold=told >= 0 and options.get("hold") == "1")
-    except (OSError, ValueError, CannotStart) as error:
+        hold = told >= 0 and options.get("hold") == "1"
+        run = _set_up(places, options, lock, state_lock, log, guard, runtime, hold=hold)
+    except (OSError, ValueError, CannotStart, Refusal) as error:
         why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
         _tell(told, f"the daemon cannot start: {why}")
         if isinstance(error, Busy):
@@ -87,8 +92,7 @@ def main(options: dict[str, str]) -> int:
     _tell(told, "")
     guard.forget("told")
     guard.answers()
-    run()
-    return 0
+    return run()
 
 
 class CannotStart(Exception):
@@ -100,8 +104,16 @@ class Busy(CannotStart):
 
 
 def _set_up(
-    places: Places, options: dict[str, str], lock: int, state_lock: int, log: Log, guard: Guard, *, hold: bool
-) -> "Callable[[], None]":
+    places: Places,
+    options: dict[str, str],
+    lock: int,
+    state_lock: int,
+    log: Log,
+    guard: Guard,
+    runtime: "Runtime | None",
+    *,
+    hold: bool,
+) -> "Callable[[], int]":
     log(f"oxmgr {__version__}, pid {os.getpid()}")
     given = _raise_fd_limit(int(options.get("files", "-1")))
     group = int(options.get("group", "-1"))
@@ -121,10 +133,14 @@ def _set_up(
     journal = Journal(places.journal, loop, health, Spare("journal", guard))
     past = journal.load()
     events = Events(EventFile(places.events, loop, health), log)
+    messenger = Messenger(
+        loop, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
+    )
     # Without a state folder nothing is known of an earlier daemon either.
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     outputs = Outputs(loop, places, background, log, guard)
+    events.heard = Alerting(loop, messenger, outputs.files).hear
     endpoints = Endpoints(loop, places, guard, trees, log)
     launcher = Launcher(places, loop, background, trees, outputs, given, endpoints)
     fleet = Fleet(loop, journal, events, trees, launcher, places, background)
@@ -139,6 +155,10 @@ def _set_up(
     handover.control = server.fd
     guard.keep(CONTROL, server.fd)
 
+    if runtime is not None:
+        runtime.want(desired, commands)
+        if runtime.fresh:
+            past = Past()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
     restore(fleet, past.seen, same_boot=past.same_boot)
@@ -152,10 +172,15 @@ def _set_up(
     guard.on_signal = lambda number, typed: _on_signals([number], fleet, commands)
     guard.on_lost = lambda: None if commands.ending else handover.become_guard()
     guard.join(loop)
-    commands.start_first(start, HOLD if hold else 0.0)
+    if runtime is None:
+        commands.start_first([] if guard.stopping else start, HOLD if hold else 0.0)
+    else:
+        guard.on_signal = runtime.on_signal
+        events.on_event = runtime.tell
+        runtime.begin(fleet, commands, loop, log, start)
     handover.renew_guard()
 
-    def run() -> None:
+    def run() -> int:
         loop.run()
         guard.forget(CONTROL)
         server.stop_listening()
@@ -165,16 +190,28 @@ def _set_up(
             log("somebody has removed the socket meanwhile")
         launcher.networks.end()
         outputs.compressor.end()
+        left = messenger.end()
+        if left:
+            log(f"{len(left)} alerts were not sent: {', '.join(dict.fromkeys(left))}")
+        fleet.schedules.end()
         cgroups.close()
         log("ended")
-        guard.end(0)
+        code = 0 if runtime is None else runtime.final_code()
+        guard.end(code, 0.0 if runtime is None else runtime.rest)
         guard.forget(LOCK)
         os.close(lock)
         if state_lock >= 0:
             os.close(state_lock)
         server.hang_up()
+        return code
 
     return run
+
+
+def _runtime(options: dict[str, str], guard: Guard) -> "Runtime | None":
+    # No lock is kept: nobody has supervised here since the guard began.
+    fresh = LOCK not in guard.kept and "lock" not in options
+    return Runtime(int(options["first"]), guard, fresh=fresh) if "first" in options else None
 
 
 def _make_folders(places: Places) -> None:
@@ -228,11 +265,15 @@ def _take_lock(places: Places, guard: Guard, fd: int) -> int:
 
 
 def _is_lock(fd: int, path: str) -> bool:
+    """OSError when that cannot be found out now: whoever took it for lost would find the home taken, by itself."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.set_inheritable(fd, False)
+    except BlockingIOError:
+        return False
+    os.set_inheritable(fd, False)
+    try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
-    except OSError:
+    except FileNotFoundError:
         return False
 
 

@@ -124,6 +124,12 @@ class Desired:
             self._health.keep_aside(path, "damaged", found.wrong)
         return found
 
+    def assume(self, change: "Callable[[Draft], None]") -> None:
+        """What the change makes is desired from now on; to be followed by a commit of it."""
+        draft = Draft(self.apps, self.environs)
+        change(draft)
+        self.apps, self.environs = draft.apps, draft.environs
+
     @property
     def idle(self) -> bool:
         """Whether nothing is being written now."""

@@ -7,7 +7,7 @@ looks for. The fd of `ready = "fd:N"` is where its app wants it. An app that ask
 
 import os
 
-from oxmgr.lifecycle.machine import Event, Ready
+from oxmgr.lifecycle.events import Event, Ready
 from oxmgr.model import status as is_
 from oxmgr.model.listen import FIRST_FD
 from oxmgr.model.node import has_channel, is_preloaded

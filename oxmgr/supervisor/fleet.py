@@ -7,11 +7,13 @@ import os
 import time
 
 from oxmgr.lifecycle.dependencies import Dependency, unmet
-from oxmgr.lifecycle.machine import (
+from oxmgr.lifecycle.events import (
+    END_REST,
     GATE,
     KILL,
     SIGNAL,
     SPAWN,
+    Changed,
     Effect,
     Emptied,
     Event,
@@ -24,8 +26,8 @@ from oxmgr.lifecycle.machine import (
     State,
     Stop,
     Tick,
-    step,
 )
+from oxmgr.lifecycle.machine import step
 from oxmgr.model import messages
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
@@ -38,8 +40,10 @@ from oxmgr.supervisor.hooks import HookRunner
 from oxmgr.supervisor.instance import App, Instance
 from oxmgr.supervisor.probes import Probes
 from oxmgr.supervisor.process import start_ticks, write_stdin
+from oxmgr.supervisor.schedules import Schedules
 from oxmgr.supervisor.soft_limits import SoftLimits
 from oxmgr.supervisor.views import observed, view
+from oxmgr.supervisor.watches import Watches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +82,8 @@ class Fleet:
         self.changed: Callable[[Instance], None] = lambda instance: None
         self.made: Callable[[Instance], None] = lambda instance: None
         self.unknown: dict[tuple[str, int], messages.Observed] = {}
+        self.roll: Callable[[App, list[Instance]], bool] = lambda app, instances: False
+        """Replaces these without a gap; false where that cannot be."""
         self._places = places
         self._loop = loop
         self._journal = journal
@@ -86,8 +92,11 @@ class Fleet:
         self.chores = Chores(loop, background, trees, launcher)
         self.hooks = launcher.hooks = HookRunner(self.chores, events)
         self.probes = Probes(loop, trees, self.chores, self.send)
+        self.schedules = Schedules(loop, self.send, self._tell, self._note)
+        self.watches = Watches(loop, background, places, self.apps, self._on_files)
         self._held: dict[Instance, Event] = {}
         self._sinking: set[Instance] = set()
+        self._releasing = False
         trees.emptied = self._emptied
         launcher.later = self.send
         launcher.endpoints.send = self.send
@@ -136,6 +145,8 @@ class Fleet:
         self._give_up(instance)
         if not app.instances and self.apps.get(app.spec.name) is app:
             del self.apps[app.spec.name]
+            self.schedules.update(app)
+            self.watches.update(app)
             self._events.tell("deleted", app=app.spec.name)
             self._regate(app.spec.name)
 
@@ -193,7 +204,11 @@ class Fleet:
                 return
             instance = next(iter(self._queue))
             del self._queue[instance]
+            before = instance.state
             self._loop.call(self.send, instance, Start())
+            if instance.state is before:
+                # It ran already. Whoever waits for it waited for its turn.
+                self.changed(instance)
 
     def bring_down(self, instances: "Iterable[Instance]", event: Event) -> None:
         """Stop or Restart: those that others of them depend on wait until those are down."""
@@ -226,6 +241,15 @@ class Fleet:
         return {name: list(app.spec.depends_on) for name, app in self.apps.items()}
 
     def _release(self) -> None:
+        if self._releasing:
+            return  # within a step that one further up has had taken, which looks again
+        self._releasing = True
+        try:
+            self._release_all()
+        finally:
+            self._releasing = False
+
+    def _release_all(self) -> None:
         while True:
             self._sinking = {one for one in self._sinking if one.state.status == is_.STOPPING}
             waited = {*self._sinking, *(one for one in self._held if one.state.status in is_.LIVE)}
@@ -291,7 +315,7 @@ class Fleet:
             if state.deadline is not None:
                 instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
         self._journal.add(observed(instance))
-        self._loop.call(self._see_to, instance)
+        self._loop.call(self.see_to, instance)
         if state.status == is_.RUNNING and old.status == is_.STARTING:
             self.hooks.after("post_start", instance)
         elif instance.down and (old.pid or old.status == is_.STOPPING):
@@ -302,8 +326,8 @@ class Fleet:
             if self._held and state.status != is_.STOPPING:
                 self._release()
 
-    def _see_to(self, instance: Instance) -> None:
-        """What others have to do now that it has another state."""
+    def see_to(self, instance: Instance) -> None:
+        """What others have to do now that it has another state, or its app another spec."""
         state = instance.state
         if state.status == is_.STOPPING and not state.pid and instance.spawning is None:
             self.trees.watch(instance)
@@ -318,6 +342,27 @@ class Fleet:
         self._soft.update(instance)
         self.probes.update(instance)
         self.launcher.endpoints.update(instance)
+        self.schedules.update(instance.app)
+        self.watches.update(instance.app)
+
+    def _on_files(self, app: App, reason: str, at: float) -> None:
+        """Something that it watches has changed. Who was started later has seen it; and what an app does to its files
+        as it ends is no reason to end it again."""
+        older = [one for one in app.instances.values() if one.started_at < at]
+        running = [one for one in older if one.state.status == is_.RUNNING]
+        if running and self.roll(app, running):
+            for instance in running:
+                self._tell("watch", instance, reason)
+            older = [one for one in older if one not in running]
+        for instance in older:
+            self.send(instance, Changed(reason))
+
+    def _tell(self, kind: str, instance: Instance, reason: str) -> None:
+        self._events.tell(kind, instance, instance.state, reason)
+
+    def _note(self, app: App) -> None:
+        for instance in app.instances.values():
+            self._journal.add(observed(instance))
 
     def _carry_out(self, instance: Instance, effect: Effect) -> Event | None:
         """A fault in it must not leave the instance between two states: a start has failed then, and a stop is tried
@@ -340,6 +385,8 @@ class Fleet:
                 self._signal_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
+        if effect == END_REST:
+            self.trees.signal(instance, instance.app.spec.stop_signal, "tree")
         if effect == KILL:
             self.launcher.kill_start(instance)
             if not self.trees.kill(instance) and instance.spawning is None:

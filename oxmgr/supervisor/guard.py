@@ -26,6 +26,7 @@ NAME_SIZE = 88
 """Bytes of a name, with a final NUL."""
 HELLO, KEEP, FORGET, TAKEN, END, REPLACE, ANSWERS = 1, 2, 3, 4, 5, 6, 7
 KEPT, LISTED, EXIT, SIGNAL, REFUSED, BEGINS = 16, 17, 18, 19, 20, 21
+STOPPING = "stopping"
 FD = 3
 """Ours, when it has started us."""
 PATIENCE = 5.0
@@ -55,7 +56,8 @@ def unpack(data: bytes) -> tuple[int, int, int, int, str]:
 class Guard:
     """`kept` are the fds that an earlier daemon had it keep, ours from `fetch` on; `exits` those that it told of then.
     `on_exits`, `on_signal` (a number, and whether a terminal's key has sent it) and `on_lost` are called from the
-    loop. `copies` are those that it keeps, by our own numbers."""
+    loop. `copies` are those that it keeps, by our own numbers. `stopping`: a SIGTERM came to
+    it before we were there, of which it tells again."""
 
     def __init__(self, fd: int) -> None:
         self.kept: dict[str, int] = {}
@@ -63,11 +65,13 @@ class Guard:
         self.exits: list[Exit] = []
         self.pid = 0
         self.version = 0
+        self.stopping = False
         self.on_exits: Callable[[list[Exit]], object] = lambda ends: None
         self.on_signal: Callable[[int, bool], object] = lambda number, typed: None
         self.on_lost: Callable[[], object] = lambda: None
         self._signals: list[tuple[int, bool]] = []
         self._listed = False
+        self._lost = False
         self.say: Callable[[str], object] = lambda text: None
         self._loop: Loop | None = None
         self._unsent: list[tuple[bytes, int]] = []
@@ -80,18 +84,28 @@ class Guard:
 
     def fetch(self) -> None:
         """Ask for all that it has for us. It answers at once, or is as good as dead."""
-        self._send(pack(HELLO))
+        self._ask(0)
+
+    def fetch_exits(self) -> None:
+        """Ask again for the exits: all that it has reaped by now are in `exits` then."""
+        self._ask(1)
+
+    def _ask(self, what: int) -> None:
+        self._listed = False
+        self._send(pack(HELLO, what))
         while self._socket is not None and not self._listed:
             if not select.select([self.fd], [], [], PATIENCE)[0]:
                 self._lose("it does not answer")
             self._receive()
 
     def join(self, loop: "Loop") -> None:
-        """Hear of what it says from now on, and of what it has said already."""
+        """Hear of what it says from now on, of what it has said already, and that it has died already."""
         if self._socket is None:
+            if self._lost:
+                loop.at(0.0, self.on_lost)
             return
         self._loop = loop
-        self.taken(len(self.exits))
+        loop.at(0.0, self._tell_exits)
         loop.add(self.fd, READ | (WRITE if self._unsent else 0), lambda events: self._on_ready(events))
         signals, self._signals = self._signals, []
         for number, typed in signals:
@@ -186,13 +200,16 @@ class Guard:
                 self._loop.change(self.fd, READ)
         if events & ~WRITE:
             self._receive()
-            exits, self.exits = self.exits, []
-            if exits:
-                self.on_exits(exits)
-                self.taken(len(exits))
+            self._tell_exits()
             signals, self._signals = self._signals, []
             for number, typed in signals:
                 self.on_signal(number, typed)
+
+    def _tell_exits(self) -> None:
+        exits, self.exits = self.exits, []
+        if exits:
+            self.on_exits(exits)
+            self.taken(len(exits))
 
     def _receive(self) -> None:
         """All that has come."""
@@ -202,6 +219,8 @@ class Guard:
             except BlockingIOError:
                 return
             except OSError as error:
+                if error.errno in (errno.ENOMEM, errno.ENOBUFS, errno.EMFILE):
+                    return  # not now: the loop hears of it again
                 self._lose(error.strerror or "")
                 return
             if not data:
@@ -222,7 +241,7 @@ class Guard:
             # Those before were told to whom we were executed in the place of, and are told again.
             self.exits.clear()
         elif kind == LISTED:
-            self._listed, self.version, self.pid = True, a, b
+            self._listed, self.version, self.pid, self.stopping = True, a, b, name == STOPPING
             if value > len(self.kept):
                 self.say(f"the guard keeps {value} fds, but only {len(self.kept)} of them fit in here")
         elif kind == EXIT:
@@ -241,6 +260,7 @@ class Guard:
             self._loop.remove(self.fd)
         self._socket.close()
         self._socket = None
+        self._lost = True
         for _, fd in self._unsent:
             if fd >= 0:
                 os.close(fd)

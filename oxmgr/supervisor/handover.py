@@ -29,6 +29,8 @@ AGAIN = 0.005
 PROGRAM_WORDS = 6
 """Of a daemon's command line; options follow (oxmgr.client.launch)."""
 GUARD = "oxmgr-guard"
+LASTING = ("group", "first")
+"""The options that each daemon has which follows us."""
 
 
 class Handover:
@@ -56,7 +58,8 @@ class Handover:
         self._log = log
         self._lock = lock
         self._given = given
-        self._group = [f"group={options['group']}"] if "group" in options else []
+        self._options = [f"{key}={options[key]}" for key in LASTING if key in options]
+        self._first = [int(options["first"])] if "first" in options else []
         self._going = False
         self.control = -1
         """The socket that listens."""
@@ -91,8 +94,8 @@ class Handover:
             answer("what is desired cannot be written, and there is no guard to keep it")
             return
         answer("")
-        words = [*argv, *self._group, f"lock={self._lock}", f"control={self.control}", f"files={self._given[1]}"]
-        passed = [self._lock, self.control]
+        words = [*argv, *self._options, f"lock={self._lock}", f"control={self.control}", f"files={self._given[1]}"]
+        passed = [self._lock, self.control, *self._first]
         if self._guard.fd >= 0:
             words.append(f"guard={self._guard.fd}")
             passed.append(self._guard.fd)
@@ -124,7 +127,7 @@ class Handover:
     def guard_words(self) -> list[str]:
         """How a guard is started that starts what we are."""
         package = os.path.dirname(self.program[3])
-        return [f"{package}/{GUARD}", "-", "-", *self.program, f"guard={guards.FD}", *self._group]
+        return [f"{package}/{GUARD}", "-", "-", *self.program, f"guard={guards.FD}", *self._options]
 
     def renew_guard(self) -> None:
         """Where the guard is not what it would be today, by its program or by how it starts us, it is replaced."""
@@ -140,17 +143,17 @@ class Handover:
         self._when_quiet(self._execute_guard, self._stay_alone)
 
     def _execute_guard(self) -> None:
-        words = self.guard_words()
+        words, kept = self.guard_words(), [*self._guard.copies.values(), *self._first]
         try:
             with open("/proc/self/oom_score_adj", "rb") as file:
                 score = file.read()
             words[1] = str(guards.memory_file(GUARD, guards.state(self._guard.copies, self._given, score)))
-            for fd in (*self._guard.copies.values(), int(words[1])):
+            for fd in (*kept, int(words[1])):
                 os.set_inheritable(fd, True)
             self._log("becoming the guard")
             os.execv(words[0], words)
         except OSError as error:
-            for fd in self._guard.copies.values():
+            for fd in kept:
                 os.set_inheritable(fd, False)
             self._stay_alone(f"{error.filename or words[0]}: {error.strerror}")
 

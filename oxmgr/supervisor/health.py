@@ -28,6 +28,7 @@ class Health:
         self._failing: dict[str, str] = {}
         self._due: dict[str, str] = {}
         self._told: list[tuple[str, Callable[[], bool]]] = []
+        self._troubles: dict[str, str] = {}
         self._log = log
 
     def warnings(self) -> list[str]:
@@ -38,12 +39,20 @@ class Health:
             for path in self._aside
         ]
         told = [text for text, still in self._told if still()]
-        return aside + told + [f"{path} {why}" for path, why in self._failing.items()]
+        failing = [f"{path} {why}" for path, why in self._failing.items()]
+        return aside + told + failing + list(self._troubles.values())
 
     def tell(self, text: str, still: "Callable[[], bool]" = lambda: True) -> None:
         """Something that stays true as long as `still` says so, or else until the next daemon."""
         self._told.append((text, still))
         self._log(text)
+
+    def trouble(self, what: str, text: str) -> None:
+        """Something that is true of this until another text says otherwise; an empty one: that it is well."""
+        if text:
+            self._troubles[what] = text
+        else:
+            self._troubles.pop(what, None)
 
     # --- files that cannot be written ---
 

@@ -1,6 +1,7 @@
 """What is known of an app and of each of its copies. Only data: who changes it is said at each part."""
 
-from oxmgr.lifecycle.machine import State
+from oxmgr.lifecycle.alerts import NOTHING
+from oxmgr.lifecycle.events import State
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Spec, instance_name
 
@@ -29,16 +30,17 @@ class Instance:
     `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
     one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
     `pending`: a start is being prepared, `prepared`: what is run before it has been, `spawning` is the child that a
-    thread makes, `outputs` what its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `warnings`
-    what of its spec this host does not hold, `marks` where in its log files this run begins, `ends` our ends of what
-    else it was born with. The fleet's: the others; `extra`: it is not the one that users see, but one that it has
-    replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
+    thread makes, `outputs` what its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `unstarted`
+    the exit code that stands for a start that failed, or 0, `warnings` what of its spec this host does not hold,
+    `marks` where in its log files this run begins, `ends` our ends of what else it was born with. The fleet's: the
+    others; `extra`: it is not the one that users see, but one that it has replaced, or that is to replace it; `gone`:
+    it was removed; `stuck` is why it cannot be killed, or "".
     """
 
     __slots__ = (
         *("app", "cgroup", "ends", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "prepared", "run", "timer", "warnings", "wired", "worn"),
+        *("extra", "prepared", "run", "timer", "unstarted", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -63,6 +65,7 @@ class Instance:
         self.ends: Ends | None = None
         self.outputs: tuple[Output | Direct, ...] = ()
         self.wired: Spec | None = None
+        self.unstarted = 0
         self.warnings: list[str] = []
         self.marks: dict[str, int] = NO_MARKS
         self.started_at = 0.0
@@ -96,13 +99,19 @@ class Instance:
 
 
 class App:
-    """`environ` is what its starter had, as NUL-terminated `KEY=value`. `sockets` are those that are held for it, by
-    place and owner (oxmgr.supervisor.sockets), or None."""
+    """`environ` is what its starter had, as NUL-terminated `KEY=value`; `alerting` what was told of its troubles.
+    `troubles`: what of its spec does not work now, by the key that asks for it. The schedules': `done_until` is the
+    Unix time up to which its times are done (0: none yet), `next_run` the next one, as far as it is known. `sockets`
+    are those that are held for it, by place and owner (oxmgr.supervisor.sockets), or None."""
 
-    __slots__ = ("environ", "instances", "sockets", "spec")
+    __slots__ = ("alerting", "done_until", "environ", "instances", "next_run", "sockets", "spec", "troubles")
 
     def __init__(self, spec: Spec, environ: bytes) -> None:
         self.spec = spec
         self.environ = environ
         self.instances: dict[int, Instance] = {}
+        self.alerting = NOTHING
+        self.troubles: dict[str, str] = {}
+        self.done_until = 0.0
+        self.next_run: int | None = None
         self.sockets: dict[tuple[str, int], Held] | None = None

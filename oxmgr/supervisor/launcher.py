@@ -9,7 +9,7 @@ import time
 from _signal import SIGKILL, pidfd_send_signal
 from resource import RLIMIT_NOFILE, getrlimit
 
-from oxmgr.lifecycle.machine import Event, Exited, Spawned, SpawnFailed
+from oxmgr.lifecycle.events import Event, Exited, Spawned, SpawnFailed
 from oxmgr.model import status as is_
 from oxmgr.model.spec import NO_LIMITS, Limits
 from oxmgr.supervisor import cgroup, limits, native, process
@@ -90,9 +90,11 @@ class Launcher:
                 instance.pending = True
                 self.networks.make(lambda fd, why: self._on_network(instance, fd, why))
             return None
+        instance.unstarted = 0
         try:
             return self._start(instance)
         except StartError as error:
+            instance.unstarted = error.exit_code
             return SpawnFailed(str(error))
         except Taken as taken:
             self._find_holder(instance, taken)
@@ -128,8 +130,8 @@ class Launcher:
                 os.close(fd)
             return
         instance.network = fd
-        if instance.state.status != is_.STARTING:
-            # It was stopped meanwhile; the network waits for its next start.
+        if instance.state.status != is_.STARTING or instance.state.pid:
+            # It was stopped or started anew meanwhile; the network waits for its next start.
             return
         if fd < 0:
             event: Event | None = SpawnFailed(f"cannot start {instance.name}: make a private network: {why}")
@@ -221,6 +223,7 @@ class Launcher:
             elif again and self._try_anew(instance, got):
                 self._spawn_apart(instance, passed, again=False)
             else:
+                instance.unstarted = got.exit_code
                 if passed is not None:
                     passed.close(failed=True)
                 self.later(instance, SpawnFailed(str(got)))

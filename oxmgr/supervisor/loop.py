@@ -54,9 +54,9 @@ class Loop:
 
     def add(self, fd: int, events: int, callback: "Callable[[int], object]") -> None:
         """Call `callback(events)` when the fd has one of the events."""
+        self._epoll.register(fd, events)
         self._callbacks[fd] = callback
         self._fresh.add(fd)
-        self._epoll.register(fd, events)
 
     def change(self, fd: int, events: int) -> None:
         self._epoll.modify(fd, events)

@@ -2,11 +2,10 @@
 what an app prints passes through here without being looked at."""
 
 import os
-import sys
 from _signal import SIGKILL, pidfd_send_signal
 
 from oxmgr.model.logpaths import log_paths
-from oxmgr.supervisor import native
+from oxmgr.supervisor.helper import start_helper
 from oxmgr.supervisor.loop import READ
 
 TYPE_CHECKING = False
@@ -29,14 +28,12 @@ class Matching:
         self._reading, said = os.pipe2(os.O_CLOEXEC)
         held, self._hold = os.pipe2(os.O_CLOEXEC)
         self._pidfd = -1
-        package = __file__.rpartition("/supervisor/")[0]
-        words = [sys.executable, "-I", "-S", f"{package}/__main__.py", HELPER, ":".join(sys.path[1:]), pattern]
+        words = [pattern]
         for path, offset in instance.marks.items():
             words += [path, str(offset)]
-        argv = os.fsencode("".join(f"{word}\0" for word in words))
         null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            _, self._pidfd = native.spawn(argv, b"", b"", b"/", [held, said, null], [], 0o077)
+            _, self._pidfd = start_helper(HELPER, words, [held, said, null])
         except OSError:
             # The end of the file follows at once.
             pass

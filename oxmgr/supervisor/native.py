@@ -3,14 +3,16 @@
 import fcntl
 import os
 import sys
-from errno import EINVAL
+from errno import ECANCELED, EINVAL
 
 from oxmgr._native import ffi, lib
 
+EXECUTE = "execute"
 _STEPS = {
     lib.OX_STEP_MEMORY: "prepare the start",
     lib.OX_STEP_CLONE: "make a process",
     lib.OX_STEP_SESSION: "start a session",
+    lib.OX_STEP_TERMINAL: "take the terminal",
     lib.OX_STEP_SIGNALS: "reset the signals",
     lib.OX_STEP_CGROUP: "enter its cgroup",
     lib.OX_STEP_NETWORK: "enter its network namespace",
@@ -26,7 +28,7 @@ _STEPS = {
     lib.OX_STEP_USER: "change its user",
     lib.OX_STEP_CAPABILITIES: "set its capabilities",
     lib.OX_STEP_FOLDER: "change to the folder",
-    lib.OX_STEP_EXEC: "execute",
+    lib.OX_STEP_EXEC: EXECUTE,
 }
 
 OWN_NETWORK = -2
@@ -83,6 +85,7 @@ def spawn(
     pid_names: bytes = b"",
     cgroup: int = -1,
     network: int = -1,
+    terminal: int = -1,
     mounts: bytes = b"",
     nice: int | None = None,
     oom_score_adj: int | None = None,
@@ -110,7 +113,7 @@ def spawn(
         kept.append(ffi.new("int[]", numbers))
         request.numbers = kept[-1]
     request.nfds, request.nlimits, request.ngroups = len(fds), len(limits) // 3, len(groups or ())
-    request.mask, request.cgroup, request.network = umask, cgroup, network
+    request.mask, request.cgroup, request.network, request.terminal = umask, cgroup, network, terminal
     request.nice = lib.OX_UNSET if nice is None else nice
     request.oom_score_adj = lib.OX_UNSET if oom_score_adj is None else oom_score_adj
     request.uid, request.gid = uid, gid
@@ -160,6 +163,57 @@ def timerfd() -> int:
 def timerfd_set(fd: int, nanoseconds: int) -> None:
     """Absolute, on CLOCK_MONOTONIC; 0 disarms."""
     _check(lib.ox_timerfd_set(fd, nanoseconds))
+
+
+def wall_timerfd() -> int:
+    return _check(lib.ox_wall_timerfd())
+
+
+def wall_timerfd_set(fd: int, nanoseconds: int) -> bool:
+    """Absolute, on CLOCK_REALTIME; 0 disarms. False: that clock has been set meanwhile; it is armed all the same."""
+    done = lib.ox_wall_timerfd_set(fd, nanoseconds)
+    return done == 0 or (done != -ECANCELED and _check(done) == 0)
+
+
+# --- what is watched ---
+
+WRITTEN, MADE, REMOVED = lib.OX_WATCH_WRITTEN, lib.OX_WATCH_MADE, lib.OX_WATCH_REMOVED
+MOVED_FROM, MOVED_TO = lib.OX_WATCH_MOVED_FROM, lib.OX_WATCH_MOVED_TO
+SELF_REMOVED, SELF_MOVED = lib.OX_WATCH_SELF_REMOVED, lib.OX_WATCH_SELF_MOVED
+_EVENTS = 16 * 1024
+_EVENT_MOST = lib.OX_WATCH_HEAD + 256
+OVERFLOW, FORGOTTEN, FOLDER = lib.OX_WATCH_OVERFLOW, lib.OX_WATCH_FORGOTTEN, lib.OX_WATCH_FOLDER
+
+
+def watch() -> int:
+    return _check(lib.ox_watch())
+
+
+def watch_add(fd: int, folder: str, *, written: bool = True) -> int:
+    """The number of the folder in what `read_watch` gives. May run in several threads at once."""
+    return _check(lib.ox_watch_add(fd, os.fsencode(folder), written))
+
+
+def watch_remove(fd: int, number: int) -> None:
+    """Also of one that is not watched any more."""
+    lib.ox_watch_remove(fd, number)
+
+
+def read_watch(fd: int) -> tuple[list[tuple[int, int, str]], bool]:
+    """(number, mask, name) of what has happened, in order, some hundreds; and whether these are all that there were."""
+    try:
+        data = os.read(fd, _EVENTS)
+    except BlockingIOError:
+        return [], True
+    found: list[tuple[int, int, str]] = []
+    at = 0
+    while at < len(data):
+        number = int.from_bytes(data[at : at + 4], sys.byteorder, signed=True)
+        mask = int.from_bytes(data[at + 4 : at + 8], sys.byteorder)
+        begin = at + lib.OX_WATCH_HEAD
+        at = begin + int.from_bytes(data[at + 12 : at + 16], sys.byteorder)
+        found.append((number, mask, os.fsdecode(data[begin:at].rstrip(b"\0"))))
+    return found, len(data) <= _EVENTS - _EVENT_MOST
 
 
 # --- logs ---

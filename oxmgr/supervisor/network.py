@@ -1,14 +1,17 @@
-"""Private network namespaces: each made in a helper, which raises its loopback, and kept open here as an fd.
+"""Network namespaces: private ones, each made in a helper, which raises its loopback, and kept open here as an fd; and
+our own, whose loopback may be down.
 
 The helper is another process because what speaks netlink is large, and because it takes its time.
 """
 
 import os
-import sys
 import time
-from _signal import SIGKILL, pidfd_send_signal
+from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
+from fcntl import ioctl
 
+from oxmgr.model.capabilities import capability_mask
 from oxmgr.supervisor import native
+from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
 
 TYPE_CHECKING = False
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 HELPER = "network"
 PATIENCE = 60.0
+_SIOCGIFFLAGS, _IFF_UP, _NAME_SIZE = 0x8913, 1, 16
 
 
 def network_of(pid: int) -> int:
@@ -29,6 +33,22 @@ def network_of(pid: int) -> int:
         return -1
 
 
+def is_loopback_down() -> bool:
+    """Of our namespace, where we may raise it: a fresh one has it down (network_namespaces(7))."""
+    try:
+        asked = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC)
+        try:
+            # struct ifreq of netdevice(7): a name, then the flags.
+            found = ioctl(asked.fileno(), _SIOCGIFFLAGS, b"lo".ljust(40, b"\0"))
+        finally:
+            asked.close()
+        with open("/proc/self/status", "rb") as file:
+            held = next(int(line.split()[1], 16) for line in file if line.startswith(b"CapEff"))
+    except OSError:
+        return False
+    return not found[_NAME_SIZE] & _IFF_UP and bool(held & capability_mask(["CAP_NET_ADMIN"]))
+
+
 class Networks:
     def __init__(self, loop: "Loop") -> None:
         self._loop = loop
@@ -36,13 +56,25 @@ class Networks:
 
     def make(self, done: "Callable[[int, str], None]") -> None:
         """Call `done` with an fd of a network namespace that has nothing but a loopback; or with -1 and why not."""
+        self._begin(native.OWN_NETWORK, done)
 
+    def raise_loopback(self, done: "Callable[[str], None]") -> None:
+        """Of our own namespace; call `done` with "", or with why it cannot be."""
+
+        def raised(fd: int, why: str) -> None:
+            if fd >= 0:
+                os.close(fd)
+            done(why)
+
+        self._begin(-1, raised)
+
+    def _begin(self, network: int, done: "Callable[[int, str], None]") -> None:
         def made(fd: int, why: str) -> None:
             self._making.discard(making)
             done(fd, why)
 
         try:
-            making = _Making(self._loop, made)
+            making = _Making(self._loop, made, network)
         except OSError as error:
             why = error.strerror or str(error)
             self._loop.at(0.0, lambda: done(-1, why))
@@ -56,7 +88,7 @@ class Networks:
 
 
 class _Making:
-    def __init__(self, loop: "Loop", done: "Callable[[int, str], None]") -> None:
+    def __init__(self, loop: "Loop", done: "Callable[[int, str], None]", network: int) -> None:
         self._loop = loop
         self._done = done
         reading, told = os.pipe2(os.O_CLOEXEC)
@@ -65,12 +97,7 @@ class _Making:
         self._said = b""
         null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            package = __file__.rpartition("/supervisor/")[0]
-            words = [sys.executable, "-I", "-S", f"{package}/__main__.py", HELPER, ":".join(sys.path[1:])]
-            argv = os.fsencode("".join(f"{word}\0" for word in words))
-            self._pid, self._pidfd = native.spawn(
-                argv, b"", b"", b"/", [held, told, null], [], 0o077, network=native.OWN_NETWORK
-            )
+            self._pid, self._pidfd = start_helper(HELPER, [], [held, told, null], network=network)
         except OSError:
             os.close(reading)
             os.close(self._hold)
@@ -96,10 +123,5 @@ class _Making:
         os.close(self._reading)
         # The end of its input, at which it ends; with a pidfd it need not even be waited for.
         os.close(self._hold)
-        if self._pidfd >= 0:
-            try:
-                pidfd_send_signal(self._pidfd, SIGKILL)
-            except ProcessLookupError:
-                pass
-            os.close(self._pidfd)
+        end_helper(self._pidfd)
         self._done(fd, why)

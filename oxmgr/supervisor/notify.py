@@ -19,7 +19,7 @@ from _socket import (
     socket,
 )
 
-from oxmgr.lifecycle.machine import Event, Extended, Failing, Ready
+from oxmgr.lifecycle.events import Event, Extended, Failing, Ready
 from oxmgr.model import status as is_
 from oxmgr.supervisor.loop import READ
 from oxmgr.supervisor.process import start_ticks

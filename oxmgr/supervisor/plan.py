@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
 RESTARTING_KEYS = (
-    *("argv", "working_dir", "env", "sandbox", "watchdog_secs"),
+    *("argv", "working_dir", "env", "sandbox", "stdin", "watchdog_secs"),
     *("listen", "reuse_port", "bind_shim", "socket_mode", "socket_uid", "socket_gid"),
 )
 """A change of any other key needs no new process, but for one of logs that changes what its fds 1 and 2 are, and one
@@ -18,6 +18,11 @@ that gives it a channel."""
 
 
 def must_restart(new: Spec, old: Spec) -> bool:
+    if new.schedule and old.schedule:
+        # Its next run is another process anyway.
+        return False
+    if bool(new.schedule) != bool(old.schedule):
+        return True
     changed = any(getattr(new, key) != getattr(old, key) for key in RESTARTING_KEYS)
     return changed or plumbing(new) != plumbing(old) or (has_channel(new) and not has_channel(old))
 

@@ -5,8 +5,8 @@ Probes run beside each other; each asks once and tells what it found.
 
 import time
 
+from oxmgr.lifecycle.events import Event, Failing, Ready
 from oxmgr.lifecycle.health import HEALTHY, UNHEALTHY, Health, judge
-from oxmgr.lifecycle.machine import Event, Failing, Ready
 from oxmgr.model import status as is_
 from oxmgr.model.spec import HealthCheck
 from oxmgr.supervisor import owners

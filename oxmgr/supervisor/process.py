@@ -2,11 +2,11 @@
 
 import os
 from _signal import pidfd_send_signal
-from errno import EAGAIN, EINVAL
+from errno import EACCES, EAGAIN, EINVAL, ENOENT, ENOSYS, ENOTDIR, EPERM, ESRCH
 from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl, ioctl
 from sys import byteorder
 
-from oxmgr.model.spec import Spec, instance_name
+from oxmgr.model.spec import FIFO, TERMINAL, Spec, instance_name
 from oxmgr.supervisor import native
 from oxmgr.supervisor.limits import rlimits
 from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.output import Direct, Output
 
 UMASK = 0o022
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _PROCESS_GROUP = 1 << 2
 """PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9): to the group that this process has founded."""
 _PIPE_BUF = 4096
@@ -26,11 +27,13 @@ _INPUT_LIMIT = 1024 * 1024
 
 
 class StartError(Exception):
-    """The program does not run; the text says what could not be done, on what, and why; `errno` is the kernel's why."""
+    """The program does not run; the text says what could not be done, on what, and why; `errno` is the kernel's why.
+    `exit_code` is what a shell would end with: 127, 126, or 0 where it did not come to be executed."""
 
-    def __init__(self, text: str, errno: int) -> None:
+    def __init__(self, text: str, errno: int, *, executing: bool = False) -> None:
         super().__init__(text)
         self.errno = errno
+        self.exit_code = 0 if not executing else NOT_FOUND if errno in (ENOENT, ENOTDIR) else NOT_EXECUTABLE
 
 
 class Process:
@@ -127,7 +130,7 @@ def start(
     name = instance_name(spec.name, index, spec.instances)
     fds: list[int] = []
     try:
-        fds.append(_open_stdin(stdin))
+        fds.append(_open_stdin(stdin) if spec.stdin == FIFO else _own_stdin())
         fds += [output.open_for_app() for output in outputs]
         # One for both, or one each.
         fds += fds[1:] if len(outputs) == 1 else []
@@ -148,12 +151,14 @@ def start(
             pid_names=b"" if passed is None else passed.pid_names,
             cgroup=cgroup,
             network=network,
+            terminal=0 if spec.stdin == TERMINAL else -1,
             child=child,
             **rights(spec),
         )
     except native.SpawnError as error:
         what = f"{_what_failed(spec, error)}: {error.strerror}"
-        raise StartError(f"cannot start {name}: {what}", error.errno or 0) from None
+        executing = error.step == native.EXECUTE
+        raise StartError(f"cannot start {name}: {what}", error.errno or 0, executing=executing) from None
     except OSError as error:
         raise StartError(f"cannot start {name}: open {error.filename}: {error.strerror}", error.errno or 0) from None
     finally:
@@ -164,7 +169,7 @@ def start(
 
 def _what_failed(spec: Spec, error: native.SpawnError) -> str:
     on = {
-        "execute": spec.argv[0],
+        native.EXECUTE: spec.argv[0],
         "change to the folder": spec.working_dir,
         "change its user": spec.sandbox.user or str(spec.sandbox.uid),
     }
@@ -197,6 +202,14 @@ def _open_stdin(path: str) -> int:
     except FileNotFoundError:
         os.mkfifo(path, 0o600)
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def _own_stdin() -> int:
+    try:
+        return os.dup(0)
+    except OSError:
+        # The daemon was started without.
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def write_stdin(path: str, data: bytes) -> None:
@@ -238,14 +251,23 @@ def _is_resized(fd: int, size: int) -> bool:
 
 
 def read_stat(pid: int) -> list[bytes] | None:
-    """The fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, …), or None when it is gone."""
+    """The fields of /proc/PID/stat from the third on (state, ppid, pgrp, session, …), or None when it is gone or cannot
+    be looked at."""
+    try:
+        return read_stat_surely(pid)
+    except OSError:
+        return None
+
+
+def read_stat_surely(pid: int) -> list[bytes] | None:
+    """The same, where who cannot be looked at must not be taken for gone. OSError."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         data = os.read(fd, 1024)
-    except OSError:
+    except ProcessLookupError:
         return None
     finally:
         os.close(fd)
@@ -263,23 +285,46 @@ def zombie_exit(pid: int) -> tuple[int | None, int | None] | None:
     """How a process that nobody has reaped yet ended: (exit code, None) or (None, signal). None when it may not be
     told (field 52 is for those who may ptrace it) or is not there."""
     stat = read_stat(pid)
-    if stat is None or stat[0] != b"Z" or os.geteuid() not in (0, os.stat(f"/proc/{pid}").st_uid):
+    if stat is None or stat[0] != b"Z":
         return None
+    try:
+        if os.geteuid() not in (0, os.stat(f"/proc/{pid}").st_uid):
+            return None
+    except FileNotFoundError:
+        return None  # reaped at this moment
     status = int(stat[49])
     return (None, status & 0x7F) if status & 0x7F else (status >> 8, None)
 
 
 def adopt(pid: int, ticks: int) -> Process | None:
     """An earlier daemon's main process, if that pid is still that process and it has not ended. It is our child where
-    that daemon has executed us in its place."""
-    if pid <= 0 or start_ticks(pid) != ticks:
+    that daemon has executed us in its place. OSError when that cannot be found out now. Its `pidfd` is one, or its
+    folder of /proc: that can be signalled by too (pidfd_send_signal(2)), but tells of no end."""
+    stat = read_stat_surely(pid) if pid > 0 else None
+    if stat is None or int(stat[19]) != ticks:
         return None
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = _open_pidfd(pid)
+    except OSError as error:
+        if error.errno in (ESRCH, ENOENT, EACCES, EPERM):
+            return None
+        raise
+    try:
+        stat = read_stat_surely(pid)
     except OSError:
-        return None
-    stat = read_stat(pid)
+        os.close(pidfd)
+        raise
     if stat and int(stat[19]) == ticks and stat[0] not in (b"Z", b"X"):
         return Process(pid, pidfd, child=int(stat[1]) == os.getpid())
     os.close(pidfd)
     return None
+
+
+def _open_pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno not in (ENOSYS, EPERM):
+            raise
+        # A container's filter of system calls.
+        return os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

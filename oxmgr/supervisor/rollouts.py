@@ -2,8 +2,9 @@
 when is decided by oxmgr.lifecycle.rollout."""
 
 from oxmgr.lifecycle import rollout
+from oxmgr.lifecycle.events import Start, Stop
 from oxmgr.lifecycle.health import HEALTHY
-from oxmgr.lifecycle.machine import Start, Stop, describe_end
+from oxmgr.lifecycle.machine import describe_end
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import STARTED, Spec
@@ -53,6 +54,14 @@ class Rollouts:
 
         if not self._fleet.hooks.before("pre_reload", chosen[0], go):
             go("")
+
+    def begin_by_itself(self, app: "App", instances: "list[Instance]") -> bool:
+        """The same, and nobody waits for its end; false where the app cannot be replaced so."""
+        if not can_roll(app.spec):
+            return False
+        if not self.is_running(app):
+            self.begin(app, instances, lambda failed: None)
+        return True
 
     def give_up(self, app: "App", why: str) -> None:
         """Somebody wants something else of it."""

@@ -58,7 +58,7 @@ class Stdout(Target):
 
     def __init__(self, loop: "Loop") -> None:
         super().__init__(loop)
-        self.fd = _open_again(1)
+        self.fd = open_again(1)
         self._left = b""
         self._begun = 0
         self._failed: OSError | None = None
@@ -88,7 +88,7 @@ class Stdout(Target):
         return not self._left
 
 
-def _open_again(fd: int) -> int:
+def open_again(fd: int) -> int:
     """For a pipe or a terminal: an open description of our own, so that it can be one that does not wait without being
     so for everybody who has it."""
     try:

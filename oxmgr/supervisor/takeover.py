@@ -3,7 +3,7 @@
 import os
 import time
 
-from oxmgr.lifecycle.machine import START, Adopted, Remains, State, Stop
+from oxmgr.lifecycle.events import DECIDE, START, Adopted, Emptied, Remains, State, Stop
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import STARTED
@@ -34,10 +34,14 @@ def restore(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]", *, same_boo
     a reboot."""
     stays = is_.DOWN if same_boot else (is_.STOPPED, is_.EXITED)
     for instance in fleet:
-        old = seen.get((instance.app.spec.name, instance.index))
+        app = instance.app
+        old = seen.get((app.spec.name, instance.index))
         if old is not None:
             instance.run = old.run
-            final = old.status if old.status in stays else is_.STOPPED
+            if old.done_until:
+                app.done_until = min(old.done_until, app.done_until or old.done_until)
+            # A job has never ended for good.
+            final = old.status if old.status in stays and not app.spec.schedule else is_.STOPPED
             instance.state = State(
                 final,
                 restarts=old.restarts,
@@ -59,7 +63,7 @@ class Takeover:
         self._loop = loop
         self._desired = desired
         self._guard = guard
-        self._ends: dict[tuple[int, int], End] = {(pid, ticks): how(status) for pid, status, ticks in guard.exits}
+        self._ends = _ends_of(guard)
         self._own_ends: dict[int, End] = {}
         self._guards: dict[Owner, int] = {}
         self._silent: set[int] = set()
@@ -90,7 +94,7 @@ class Takeover:
                     stop.append(instance)
                 continue
             left = self._has_left(instance, old, folders.get(instance.folder, []))
-            if old is not None and old.pid:
+            if old is not None and (old.pid or (old.status == is_.STOPPING and old.then == DECIDE)):
                 ended.append((instance, old, left))
             elif left:
                 fleet.launcher.connect(instance)
@@ -107,6 +111,10 @@ class Takeover:
             _end_forgotten(fleet, seen)
         else:
             self._leave_unknown(seen, folders, health)
+        if ended:
+            # Some may have ended only after the guard was asked first.
+            self._guard.fetch_exits()
+            self._ends |= _ends_of(self._guard)
         for instance, old, left in ended:
             self._loop.call(self._ended_meanwhile, instance, old, left)
         for instance in list(fleet):
@@ -172,7 +180,9 @@ class Takeover:
         if main is None:
             return False
         folder = cgroup.folder_of(main.pid, fleet.trees.cgroups.mount)
-        if seen.cgroup and folder == seen.cgroup and os.path.isdir(folder):
+        # A daemon that had no cgroups for a while has written down none.
+        own = seen.cgroup or fleet.trees.cgroups.own_folder(folder, instance.folder)
+        if own and folder == own and _is_there(folder):
             instance.cgroup, instance.limited = folder, instance.app.spec.limits
             instance.ooms = seen.ooms
         elif seen.cgroup and descendants.born_as(main.pid) != instance.owner:
@@ -185,7 +195,7 @@ class Takeover:
             instance.network = network_of(main.pid)
         instance.started_at, instance.ticks = seen.started_at, seen.ticks
         if not main.child:
-            self._loop.add(main.pidfd, READ, lambda events: self._on_end(instance, main, events))
+            self._hear_of(instance, main)
         age = max(0.0, time.time() - seen.started_at)
         if seen.status == is_.STOPPING:
             fleet.take_up(instance, self._stopping(instance, seen, age))
@@ -194,6 +204,13 @@ class Takeover:
             fleet.send(instance, Adopted(main.pid, age, ready))
         fleet.launcher.endpoints.adopt(instance)
         return True
+
+    def _hear_of(self, instance: "Instance", main: Process) -> None:
+        try:
+            self._loop.add(main.pidfd, READ, lambda events: self._on_end(instance, main, events))
+        except PermissionError:
+            # No pidfd, but a folder of /proc (epoll_ctl(2)): it is the guard that tells of its end.
+            self._silent.add(main.pidfd)
 
     def _stopping(self, instance: "Instance", seen: "Observed", age: float) -> State:
         """As the earlier daemon had it: what was to follow follows, and what is wanted is started."""
@@ -231,7 +248,10 @@ class Takeover:
         else:
             state = replace(instance.state, status=is_.RUNNING, pid=seen.pid, started=time.monotonic() - age)
         fleet.take_up(instance, state)
-        fleet.ended(instance, *self._how_ended(seen), empty=not left)
+        if seen.pid:
+            fleet.ended(instance, *self._how_ended(seen), empty=not left)
+        elif not left:
+            fleet.send(instance, Emptied())
 
     def _how_ended(self, seen: "Observed") -> "End":
         """What is known of it, and nothing that is not."""
@@ -313,6 +333,19 @@ class Takeover:
             self._loop.remove(main.pidfd)
         fleet.trees.let_go(instance)
         fleet.ended(instance, *ended, empty=fleet.trees.is_empty(instance, fleet.trees.orphans()))
+
+
+def _is_there(folder: str) -> bool:
+    """OSError when that cannot be found out now: what is there must not be taken for gone."""
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _ends_of(guard: "Guard") -> "dict[tuple[int, int], End]":
+    return {(pid, ticks): how(status) for pid, status, ticks in guard.exits}
 
 
 def how(status: int) -> "End":

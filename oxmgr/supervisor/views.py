@@ -36,7 +36,15 @@ def observed(instance: "Instance") -> messages.Observed:
         ooms=instance.ooms,
         run=instance.run,
         extra=instance.extra,
+        done_until=_done_until(instance),
     )
+
+
+def _done_until(instance: "Instance") -> float:
+    """A run that has not begun is not done."""
+    app, state = instance.app, instance.state
+    begins = state.scheduled and state.status in (is_.WAITING, is_.STARTING)
+    return app.done_until - 1 if begins and app.done_until else app.done_until
 
 
 def view(instance: "Instance", files: tuple[str, str], health: str | None) -> messages.InstanceView:
@@ -51,8 +59,10 @@ def view(instance: "Instance", files: tuple[str, str], health: str | None) -> me
     )
     made.health = health
     made.reason = instance.stuck or state.reason
+    made.next_run = None if instance.down else instance.app.next_run
     made.warnings = [
         *instance.warnings,
+        *instance.app.troubles.values(),
         *(output.trouble for output in instance.outputs if output.trouble),
     ]
     made.sockets = held_places(instance)

@@ -1,6 +1,7 @@
 """Waits, for commands, until instances are as they were asked to be."""
 
 from oxmgr.lifecycle.dependencies import blocked_for_good
+from oxmgr.lifecycle.machine import awaits_time
 from oxmgr.model import status as is_
 
 TYPE_CHECKING = False
@@ -86,6 +87,9 @@ class Waiting:
             return "it was stopped meanwhile"
         if state.status in (is_.ERRORED, is_.BACKOFF):
             return state.reason
+        if awaits_time(state, spec):
+            # For when, is known in a moment.
+            return "" if state.reason else None
         if state.status == is_.WAITING and state.deadline is None:
             return blocked_for_good(spec, self._fleet.dependencies(spec))
         return None

@@ -585,6 +585,19 @@ def test_a_hello_in_the_middle_tells_all_that_is_not_on_record_once(guard: Guard
     assert one.hello().exits == []
 
 
+def test_who_asks_for_the_ends_alone_gets_no_fds(guard: Guard) -> None:
+    one = guard.start()
+    one.up()
+    keep(one, "a", b"1")
+    pids = one.orphans(2)
+    one.let_go()
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "all to be reaped")
+    while not one.is_silent():
+        one.hear()
+    one.say(HELLO, 1)
+    assert [one.hear().kind for _ in range(4)] == [BEGINS, EXIT, EXIT, LISTED]
+
+
 # --- the daemon's ends ---
 
 

@@ -169,6 +169,23 @@ def test_events_tell_what_happened_to_whom(ox: Ox) -> None:
     assert ox("events", "nosuch", code=4).stderr
 
 
+def test_events_of_a_kind_and_since_a_time(ox: Ox) -> None:
+    a_mix(ox)
+    every = [json.loads(line) for line in ox("events", "-n", "all", "--json").stdout.splitlines()]
+    assert [one["seq"] for one in every] == list(range(1, len(every) + 1))
+    exited = [json.loads(line) for line in ox("events", "--kind", "exited,crashed", "--json").stdout.splitlines()]
+    assert exited == [one for one in every if one["kind"] in ("exited", "crashed")] != []
+    both = ox("events", "job", "--kind", "exited", "--kind", "added", "--json").stdout.splitlines()
+    assert {json.loads(line)["kind"] for line in both} == {"exited", "added"}
+    at = every[3]["at"]
+    since = [json.loads(line) for line in ox("events", "--since", f"@{at:.6f}", "--json").stdout.splitlines()]
+    assert [one["seq"] for one in since] == [one["seq"] for one in every if one["at"] >= float(f"{at:.6f}")]
+    assert not ox("events", "--since", "now").stdout
+    assert "did you mean crashed" in ox("events", "--kind", "crashd", code=2).stderr
+    ox("daemon", "stop")
+    assert len(ox("events", "--kind", "daemon-started,daemon-stopping", code=3).stdout.splitlines()) == 2
+
+
 # --- env, doctor, validate ---
 
 

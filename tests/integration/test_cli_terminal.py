@@ -1,6 +1,7 @@
 """The command at a terminal and in a pipe: widths, colours, Ctrl-C, following, the foreground."""
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -286,6 +287,46 @@ def test_events_follow_until_the_daemon_ends(ox: Ox) -> None:
     assert "daemon" in followed.err and "other" not in followed.out
     words = [line.split()[3] for line in followed.out.splitlines()]
     assert words == ["started", "stopping", "stopped"]
+
+
+def test_events_follow_from_daemon_to_daemon_and_none_is_missing_or_there_twice(ox: Ox) -> None:
+    ox("start", "sleep 1000", "--name", "app")
+    followed = Followed(ox, "events", "-f", "--json", "-n", "all")
+
+    def numbers() -> list[int]:
+        return [json.loads(line)["seq"] for line in followed.out.splitlines()]
+
+    wait_until(lambda: '"started"' in followed.out, "the past ones")
+    for _ in range(3):
+        ox.home.kill_daemon()
+        # What happens while nobody follows is told afterwards.
+        ox.home.start_daemon()
+        ox("restart", "app")
+        ox("daemon", "reexec")
+        ox("signal", "CONT", "app")
+    ox("stop", "app")
+    wait_until(lambda: '"kind":"stopped"' in followed.out.rpartition('"kind":"signalled"')[2], "the last event")
+    kinds = [json.loads(line)["kind"] for line in followed.out.splitlines()]
+    assert kinds.count("daemon-started") == 7 and kinds.count("daemon-replaced") == 3
+    assert numbers() == list(range(1, len(numbers()) + 1))
+    ox("daemon", "stop")
+    assert followed.join() == 3
+    assert numbers() == list(range(1, len(numbers()) + 1)) and kinds.count("daemon-stopping") == 0
+
+
+def test_events_follow_a_daemon_that_died_until_there_is_another(ox: Ox) -> None:
+    followed = Followed(ox, "events", "-f")
+    wait_until(lambda: "daemon-started" in followed.out, "the first event")
+    later = Followed(ox, "events", "-f", "-n", "0")
+    ox("start", "sleep 1000", "--name", "app")
+    wait_until(lambda: ox("signal", "CONT", "app") and "signalled" in later.out, "what comes")
+    assert "daemon-started" not in later.out
+    later.end()
+    ox.home.kill_daemon()
+    wait_until(lambda: "waiting for the next one" in followed.err, "that it waits")
+    ox.home.start_daemon()
+    wait_until(lambda: followed.out.count("daemon-started") == 2, "the next daemon")
+    assert followed.end() == 130
 
 
 # --- in the foreground ---

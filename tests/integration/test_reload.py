@@ -139,3 +139,15 @@ def test_a_crash_of_the_old_one_meanwhile_is_a_crash(home: Home) -> None:
     home.until("app", lambda view: view.status == "running")
     home.apply(prune=True)
     assert home.views() == {}
+
+
+def test_a_change_of_what_is_watched_reloads_who_can_be(home: Home) -> None:
+    watched = home.folder / "code"
+    watched.mkdir()
+    (watched / "main").write_text("1")
+    home.apply(app(home, watch=[str(watched)], watch_delay_ms=20))
+    old = home.pid("app")
+    (watched / "main").write_text("2")
+    home.until("app", lambda view: view.pid != old and view.status == "running")
+    wait_until(lambda: [word[0] for word in told(home)] == ["start", "start", "end"], "the end of the old one")
+    assert home.views()["app"].restarts == 0

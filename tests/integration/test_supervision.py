@@ -5,6 +5,7 @@ import os
 import re
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from oxmgr.client.connection import Refused
 from oxmgr.model.messages import Act, Apply, InstanceView, Scale, SendInput, SendSignal
 from oxmgr.model.spec import ALWAYS, NEVER, Spec
-from tests.conftest import Home, actions, tree, wait_until
+from tests.conftest import DEADLINE, Home, actions, tree, wait_until
 
 FATAL = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGUSR1", "SIGSEGV"]
 FATAL += ["SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSYS", "SIGRTMIN"]
@@ -263,6 +264,19 @@ def test_an_app_whose_dependency_failed_says_so_and_starts_when_it_comes(home: H
     home.until("api", lambda view: view.status == "running")
 
 
+def test_a_start_of_what_runs_is_answered_also_when_its_turn_comes_late(home: Home) -> None:
+    """So many starts are made in slices; one that is among them and runs has nothing to do when its turn comes."""
+    many = home.sh("many", "exec sleep 1000", instances=150)
+    home.apply(many, home.sh("last", "exec sleep 1000", depends_on={"many": "started"}))
+    home.until("last", lambda view: view.status == "running")
+    home.request(Act("stop", ["many"]))
+    done: list[object] = []
+    asking = threading.Thread(target=lambda: done.append(home.request(Act("start", ["all"]))), daemon=True)
+    asking.start()
+    asking.join(DEADLINE)
+    assert done, "the daemon does not answer"
+
+
 def test_a_missing_dependency_is_named_and_not_waited_for_in_silence(home: Home) -> None:
     done = home.apply(home.sh("api", "exec sleep 1000", depends_on={"db": "started"}))
     assert "db, which is not there" in done.failed["api"]
@@ -438,9 +452,12 @@ def test_a_program_that_is_not_there_fails_with_its_name(home: Home) -> None:
 
 
 def test_an_idle_daemon_is_not_woken(home: Home) -> None:
-    """Not by a poll, and not by the timer of a stop that is over."""
+    """Not by a poll, and not by the timer of a stop that is over, nor by what is to come or is watched."""
+    (home.folder / "src").mkdir()
     home.apply(
-        home.sh("app", "exec sleep 1000", instances=20, stop_timeout_ms=700), home.sh("other", "exec sleep 1000")
+        home.sh("app", "exec sleep 1000", instances=20, stop_timeout_ms=700),
+        home.sh("other", "exec sleep 1000", watch=[str(home.folder / "src")], restart_schedule="@yearly"),
+        home.sh("job", "true", schedule="@yearly"),
     )
     home.request(Act("restart", ["app"]))
     assert home.daemon is not None
@@ -458,3 +475,11 @@ def test_an_idle_daemon_is_not_woken(home: Home) -> None:
     before = switches()
     select.select([], [], [], 1.5)
     assert switches() == before
+
+
+def test_hundreds_that_wait_are_stopped_at_once(home: Home) -> None:
+    connection = home.connect()
+    connection._send(Apply([home.sh("app", "true", instances=600, start_delay_ms=3_600_000)]))
+    wait_until(lambda: len(home.views()) == 600, "all of them to wait")
+    done = home.request(Act("stop", ["all"]))
+    assert not done.failed and {view.status for view in done.instances} == {"stopped"}

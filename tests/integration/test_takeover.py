@@ -175,6 +175,19 @@ def ask_in_vain(home: Home, request: Act) -> None:
         home.request(request)
 
 
+def test_who_was_taken_over_by_a_daemon_without_cgroups_is_kept_by_one_that_has_them(home: Home) -> None:
+    home.apply(home.sh("app", "exec sleep 1000"))
+    pid = home.pid("app")
+    wrap = home.wrap
+    for now in (WITHOUT_CGROUPS, wrap):
+        kill_both(home)
+        home.wrap = now
+        home.start_daemon()
+        assert home.pid("app") == pid
+    home.kill_guarded()
+    assert home.pid("app") == pid
+
+
 # --- ends in between ---
 
 

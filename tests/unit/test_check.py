@@ -14,7 +14,7 @@ from oxmgr.model import check
 from oxmgr.model.capabilities import capability_names
 from oxmgr.model.check import spec_error
 from oxmgr.model.signals import signal_number
-from oxmgr.model.spec import HealthCheck, Hooks, Limits, Logs, Sandbox, Spec
+from oxmgr.model.spec import STDINS, Alerts, HealthCheck, Hooks, Limits, Logs, Sandbox, Spec
 
 
 def spec(name: str = "app", command: str = "x", argv: Any = ("x",), working_dir: str = "/", **rest: Any) -> Spec:
@@ -36,6 +36,12 @@ RICH = spec(
     stop_signal=64,
     stop_mode="tree",
     log_file="/dev/null",
+    restart_schedule="0 0 4 * * mon",
+    timezone="America/Argentina/Buenos_Aires",
+    catch_up=True,
+    watch=["/srv/app", "/etc/app.toml"],
+    watch_extensions=["js"],
+    watch_ignore=["tmp*", "a/b"],
     listen=["web=[::]:3000", "unix:/run/api.sock", "udp:127.0.0.1:53"],
     ready="fd:6",
     watchdog_secs=0.1,
@@ -84,6 +90,7 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(stop_signal=99), "stop_signal: expected 1 to 64, got 99"),
         (spec(stop_signal=0), "stop_signal"),
         (spec(stop_mode="all"), "stop_mode: expected 'group', 'main', 'tree', got 'all'"),
+        (spec(stdin="tty"), "stdin: expected 'fifo', 'inherit', 'terminal', got 'tty'"),
         (spec(restart="maybe"), "restart: expected"),
         (spec(stop_exit_codes=[0, 256]), "stop_exit_codes: expected 0 to 255, got 256"),
         (spec(depends_on={"db": "up"}), "depends_on.db: expected 'started', 'ready', 'exited', got 'up'"),
@@ -126,6 +133,30 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
         (spec(env={"A\0": "x"}), "cannot be a variable's name"),
         (spec(env={"OK": "y", "A": "x\0y"}), "env.A: a variable cannot hold a NUL"),
         (spec(env={"A": "x" * 131_072}), "env.A: has more than"),
+        (spec(alerts=Alerts(on=("x" * 99,))), "alerts.on: expected 'crash'"),
+        (spec(alerts=Alerts(webhook="gopher://s3cr3t")), "alerts.webhook: expected a URL that begins with http://"),
+        (spec(alerts=Alerts(webhook="http://h", headers={"": "s3cr3t"})), "alerts.headers: '' cannot be a header's name"),
+        (spec(alerts=Alerts(webhook="http://h", headers={"A": "s3cr3t\n"})), "alerts.headers: A holds what is not printable"),
+        (spec(alerts=Alerts(webhook="http://h", headers={"A": "s3cr3t" * 999})), "alerts.headers: A has 5994 characters"),
+        (spec(alerts=Alerts(webhook="http://h", headers={str(n): "s3cr3t" for n in range(99)})), "alerts.headers: 99 headers"),
+        (spec(alerts=Alerts(command=[""])), "alerts.command: it needs a command"),
+        (spec(alerts=Alerts(command=["x", "s3cr3t\0"])), "alerts.command: the command holds a NUL"),
+        (spec(alerts=Alerts(command=["x"], working_dir="x")), "alerts.working_dir: expected an absolute path"),
+        (spec(alerts=Alerts(command=["x" * 100_000] * 50)), "its texts have 5000002 characters"),
+        (spec(schedule="* * * * *\0"), "schedule: expected at most 256 plain characters"),
+        (spec(schedule="*" * 999), "schedule: expected at most 256 plain characters"),
+        (spec(restart_schedule="é * * * *"), "restart_schedule: expected at most 256 plain characters"),
+        (spec(schedule="@daily", restart_schedule="@daily"), "restart_schedule: it has a schedule as well"),
+        (spec(schedule="@daily", restart="always"), "restart: with a schedule it cannot be 'always'"),
+        (spec(schedule="@daily", timezone="../../etc/shadow"), "timezone: expected a name as Europe/Vienna"),
+        (spec(schedule="@daily", timezone="/etc/localtime"), "timezone: expected a name"),
+        (spec(schedule="@daily", overlap=True), "overlap: needs a schedule, and 2 instances or more"),
+        (spec(overlap=True, instances=2), "overlap: needs a schedule"),
+        (spec(watch=["here"]), "watch: expected an absolute path, got 'here'"),
+        (spec(watch_extensions=[""]), "watch_extensions: expected texts of 1 to 4095 characters, got ''"),
+        (spec(watch_ignore=["a\0b"]), "watch_ignore: expected texts"),
+        (spec(watch_delay_ms=-1), "watch_delay_ms: expected 0 to 3600000, got -1"),
+        (spec(watch=["/x"] * 70_000), "a list of it has more than 65536 entries"),
         (spec(limits=Limits(nice=20)), "limits.nice: expected -20 to 19, got 20"),
         (spec(limits=Limits(oom_score_adj=2**31)), "limits.oom_score_adj"),
         (spec(limits=Limits(open_files=2**64)), "limits.open_files"),
@@ -148,7 +179,7 @@ def test_what_a_file_can_ask_for_is_taken() -> None:
 )  # fmt: skip
 def test_what_cannot_be_taken_is_told_with_the_key_and_what_was_expected(wrong: Spec, said: str) -> None:
     told = spec_error(wrong)
-    assert told is not None and said in told and len(told) < 250
+    assert told is not None and said in told and len(told) < 250 and "s3cr3t" not in told
 
 
 @pytest.mark.parametrize(
@@ -181,20 +212,10 @@ def test_no_number_gets_through_that_a_clock_or_a_c_int_does_not_take(
 
 
 def test_every_field_is_looked_at() -> None:
-    elsewhere = {
-        "name",
-        "command",
-        "argv",
-        "working_dir",
-        "env",
-        "stop_exit_codes",
-        "depends_on",
-        "namespace",
-        "ready",
-        "health_check",
-        "hooks",
-    }
-    elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs"}
+    elsewhere = {"name", "command", "argv", "working_dir", "env", "stop_exit_codes", "depends_on", "namespace", "ready"}
+    elsewhere |= {"log_file", "error_log_file", "limits", "sandbox", "logs", "alerts", "health_check", "hooks"}
+    elsewhere |= {"schedule", "restart_schedule", "timezone", "catch_up", "overlap"}
+    elsewhere |= {"watch", "watch_extensions", "watch_ignore"}
     elsewhere |= {"listen", "reuse_port", "bind_shim", "shutdown_with_message", *check.SOCKETS}
     assert set(check.LOGS) | set(check.LOG_WORDS) | {"compress"} == set(Logs.__struct_fields__)
     assert {*check.HOOKS, *check.HOOK_WORDS} == set(Hooks.__struct_fields__)
@@ -230,7 +251,8 @@ def test_the_bounds_are_those_of_the_keys() -> None:
     assert {"uid": (-1, ID_LIMIT), "gid": (-1, ID_LIMIT), "umask": (umask.low - 1, umask.high)} == check.SANDBOX
     codes = keys.KEYS["stop_exit_codes"]
     assert (codes.low, codes.high) == check.EXIT_CODES
-    assert {key.name: key.choices for key in keys.KEYS.values() if key.kind == "choice"} == check.WORDS
+    own_words = {key.name: key.choices for key in keys.KEYS.values() if key.kind == "choice"}
+    assert own_words | {"stdin": STDINS} == check.WORDS, "stdin is no key"
 
 
 def test_a_hundred_specs_are_checked_in_a_few_milliseconds() -> None:

@@ -15,7 +15,7 @@ from oxmgr.cli.table import COMMANDS
 from oxmgr.config import keys
 from oxmgr.config.detect import INTERPRETERS
 from oxmgr.config.oxfile import load_oxfile
-from oxmgr.lifecycle import machine
+from oxmgr.lifecycle import events, machine
 from oxmgr.model import messages
 from oxmgr.model import status as is_
 
@@ -43,7 +43,7 @@ def made() -> dict[tuple[str, str], str]:
 def lifecycle_table() -> str:
     """A row an event, a column a status; a cell names the function in oxmgr/lifecycle/machine.py, · is ignored."""
     rows = [f"| | {' | '.join(is_.ALL)} |", "|---" * (len(is_.ALL) + 1) + "|"]
-    for event in machine.EVENTS:
+    for event in events.EVENTS:
         names = [machine._TABLE[status, event].__name__ for status in is_.ALL]
         cells = ["·" if name == "_ignore" else f"`{name}`" for name in names]
         rows.append(f"| **{event.__name__}** | {' | '.join(cells)} |")

@@ -4,8 +4,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from oxmgr.lifecycle import machine as m
+from oxmgr.lifecycle import events as m
 from oxmgr.lifecycle.backoff import restart_delay
+from oxmgr.lifecycle.machine import _TABLE, awaits_time, step
 from oxmgr.model import status as is_
 from oxmgr.model.spec import ALWAYS, NEVER, ON_FAILURE, Spec
 
@@ -21,7 +22,7 @@ def run(
     state = state or m.State()
     effects: list[m.Effect] = []
     for event in events:
-        state, more = m.step(state, event, spec, now, 0.0)
+        state, more = step(state, event, spec, now, 0.0)
         effects += more
     return state, effects
 
@@ -31,7 +32,7 @@ def notes(effects: list[m.Effect]) -> list[str]:
 
 
 def test_the_table_is_total() -> None:
-    assert set(m._TABLE) == {(status, event) for status in is_.ALL for event in m.EVENTS}
+    assert set(_TABLE) == {(status, event) for status in is_.ALL for event in m.EVENTS}
 
 
 def test_every_status_can_be_left() -> None:
@@ -47,7 +48,7 @@ def test_every_status_can_be_left() -> None:
     ]
     for status in is_.ALL:
         state = m.State(status, deadline=None)
-        assert any(m.step(state, event, spec, 0.0, 0.0)[0].status != status for event in samples), status
+        assert any(step(state, event, spec, 0.0, 0.0)[0].status != status for event in samples), status
 
 
 RUNNING = (m.Start(), m.Go(), m.Spawned(7))
@@ -83,7 +84,7 @@ def test_a_good_run_sets_the_counters_back() -> None:
     spec = make_spec(restart_window_secs=60, max_restarts=3)
     state, _ = run(spec, *RUNNING, m.Exited(1, None), m.Spawned(8), m.Exited(1, None), m.Tick(), m.Spawned(9))
     assert state.crashes == 2
-    state, _ = m.step(state, m.Exited(1, None), spec, 160.1, 0.0)
+    state, _ = step(state, m.Exited(1, None), spec, 160.1, 0.0)
     assert (state.crashes, state.streak, state.status) == (1, 1, is_.STARTING)
 
 
@@ -231,6 +232,35 @@ def test_what_an_earlier_daemon_left_is_ended_before_anything_starts() -> None:
         assert state.status == then
 
 
+def test_what_is_left_after_an_end_for_good_is_asked_to_end_and_only_then_killed() -> None:
+    spec = make_spec(restart=NEVER, stop_timeout_ms=500)
+    state, effects = run(spec, *RUNNING, m.Exited(4, None, empty=False))
+    assert state.status == is_.STOPPING and state.deadline == 100.5 and effects[-1] == m.END_REST
+    ended, _ = run(spec, m.Emptied(), state=state)
+    assert ended.status == is_.EXITED and ended.exit_code == 4
+    state, effects = run(spec, m.Tick(), state=state, now=100.5)
+    assert notes(effects) == ["killed"] and effects[-1] == m.KILL
+    state, effects = run(spec, m.Tick(), state=state, now=101.5)
+    assert effects == [m.KILL]
+    ended, _ = run(spec, m.Emptied(), state=state)
+    assert ended.status == is_.EXITED
+
+
+def test_an_end_is_for_good_when_no_restart_follows() -> None:
+    for keys, code, final in (
+        ({"restart": ON_FAILURE}, 0, True),
+        ({"restart": ON_FAILURE}, 1, False),
+        ({"restart": ALWAYS}, 0, False),
+        ({"restart": ALWAYS, "stop_exit_codes": [3]}, 3, True),
+        ({"max_restarts": 1}, 1, True),
+        ({"max_restarts": 2}, 1, False),
+    ):
+        state, effects = run(make_spec(**keys), *RUNNING, m.Exited(code, None, empty=False))
+        assert effects[-1] == (m.END_REST if final else m.KILL)
+        ended, _ = run(make_spec(**keys), m.Emptied(), state=state)
+        assert (ended.status in is_.DOWN) == final
+
+
 def test_a_start_that_takes_its_time_can_be_stopped_meanwhile() -> None:
     state, _ = run(make_spec(), m.Start(), m.Go(), m.Stop())
     assert state.status == is_.STOPPING
@@ -312,6 +342,101 @@ def test_the_next_daemon_goes_on_waiting_for_who_was_not_ready() -> None:
     assert (state.status, state.pid, state.deadline) == (is_.STARTING, 7, 103.0)
 
 
+# --- jobs ---
+
+JOB = make_spec(schedule="@daily", restart=NEVER)
+
+
+def test_a_job_waits_for_its_time_and_then_for_the_next_one() -> None:
+    state, effects = run(JOB, m.Start(), m.Go(), m.Hold("waits for db"))
+    assert state.status == is_.WAITING and not effects, "for its time, whatever else there is to wait for"
+    state, effects = run(JOB, m.Planned("runs tomorrow"), m.Planned("runs tomorrow"), state=state)
+    assert notes(effects) == ["waiting"] and state.reason == "runs tomorrow"
+    state, effects = run(JOB, m.Due("it is time"), m.Go(), m.Spawned(7), m.Exited(0, None), state=state)
+    assert notes(effects) == ["scheduled", "started", "exited"]
+    assert state.status == is_.WAITING and state.desired and not state.scheduled and state.restarts == 0
+
+
+def test_a_job_that_failed_waits_too_unless_it_is_to_be_tried_again() -> None:
+    due = (m.Start(), m.Due("it is time"), m.Go(), m.Spawned(7), m.Exited(3, None))
+    state, effects = run(JOB, *due)
+    assert state.status == is_.WAITING and notes(effects)[-1] == "crashed" and state.exit_code == 3
+    spec = make_spec(schedule="@daily", restart=ON_FAILURE, restart_delay_ms=100, max_restarts=2)
+    state, effects = run(spec, *due)
+    assert state.status == is_.BACKOFF
+    again, _ = run(spec, m.Due("it is time again"), state=state)
+    assert again.status == is_.WAITING and again.scheduled and again.crashes == 0
+    state, effects = run(spec, m.Tick(), m.Spawned(8), m.Exited(3, None), state=state)
+    assert state.status == is_.WAITING and notes(effects)[-1] == "errored"
+
+
+def test_a_job_that_cannot_be_started_waits_for_the_next_time() -> None:
+    state, effects = run(JOB, m.Start(), m.Due("it is time"), m.Go(), m.SpawnFailed("no such file"))
+    assert state.status == is_.WAITING and notes(effects)[-1] == "errored" and not state.scheduled
+
+
+def test_a_time_that_comes_while_the_last_run_runs_is_skipped() -> None:
+    running, _ = run(JOB, m.Start(), m.Due("1"), m.Go(), m.Spawned(7))
+    state, effects = run(JOB, m.Due("2"), state=running)
+    assert state == running and notes(effects) == ["skipped"]
+
+
+def test_a_job_is_held_by_what_it_depends_on_once_its_time_has_come() -> None:
+    state, effects = run(JOB, m.Start(), m.Due("1"), m.Hold("waits for db"))
+    assert state.reason == "waits for db" and m.GATE in effects
+    state, effects = run(JOB, m.Due("2"), state=state)
+    assert state.reason == "waits for db" and not effects
+    state, _ = run(JOB, m.Go(), state=state)
+    assert state.status == is_.STARTING
+
+
+def test_a_restart_that_says_so_runs_a_job_now() -> None:
+    waiting, _ = run(JOB, m.Start())
+    assert run(JOB, m.Restart(), state=waiting)[0] == waiting
+    running, _ = run(JOB, m.Restart(run=True), m.Go(), m.Spawned(7), state=waiting)
+    assert running.status == is_.RUNNING
+    state, _ = run(JOB, m.Restart(run=True), m.Exited(None, 15), state=running)
+    assert state.status == is_.WAITING and state.scheduled
+    state, _ = run(JOB, m.Restart(), m.Exited(None, 15), state=running)
+    assert state.status == is_.WAITING and not state.scheduled
+
+
+def test_a_stopped_app_stays_stopped_whatever_time_it_is_and_whatever_changes() -> None:
+    for spec in (JOB, make_spec(restart_schedule="@daily", watch=["/srv"])):
+        state, _ = run(spec, m.Start(), m.Stop())
+        state, _ = run(spec, m.Emptied(), state=state)
+        assert state.status == is_.STOPPED
+        assert run(spec, m.Due("it is time"), m.Changed("main.py"), state=state) == (state, [])
+
+
+# --- services that are restarted ---
+
+
+def test_a_service_is_restarted_at_its_times_only_if_it_runs() -> None:
+    spec = make_spec(restart_schedule="@daily", restart_delay_ms=1000)
+    state, effects = run(spec, *RUNNING, m.Due("it is time"))
+    assert state.status == is_.STOPPING and state.restarts == 1 and effects[-1] == m.SIGNAL
+    assert notes(effects)[-2:] == ["scheduled", "stopping"]
+    state, effects = run(spec, m.Exited(None, 15), state=state)
+    assert state.status == is_.WAITING and effects[-1] == m.GATE and state.crashes == 0
+    for events in ((*RUNNING, m.Exited(1, None)), (*RUNNING, m.Exited(0, None)), (m.Start(), m.Hold("waits for db"))):
+        state, _ = run(spec, *events)
+        assert run(spec, m.Due("it is time"), state=state) == (state, [])
+
+
+def test_a_change_restarts_what_runs_and_starts_what_has_ended_by_itself() -> None:
+    spec = make_spec(watch=["/srv"], restart_delay_ms=60_000, max_restarts=2)
+    state, effects = run(spec, *RUNNING, m.Changed("main.py"))
+    assert state.status == is_.STOPPING and notes(effects)[-2:] == ["watch", "stopping"]
+    backoff, _ = run(spec, *RUNNING, m.Exited(1, None))
+    exited, _ = run(spec, *RUNNING, m.Exited(0, None))
+    errored, _ = run(spec, m.Tick(), m.Spawned(8), m.Exited(1, None), state=backoff)
+    assert [one.status for one in (backoff, exited, errored)] == [is_.BACKOFF, is_.EXITED, is_.ERRORED]
+    for before in (backoff, exited, errored):
+        state, effects = run(spec, m.Changed("main.py"), state=before)
+        assert state.status == is_.WAITING and effects[-1] == m.GATE and state.crashes == 0
+
+
 specs = st.builds(
     make_spec,
     restart=st.sampled_from([ALWAYS, ON_FAILURE, NEVER]),
@@ -323,6 +448,7 @@ specs = st.builds(
     stop_exit_codes=st.sampled_from([[], [3]]),
     ready=st.sampled_from(["started", "notify"]),
     ready_timeout_ms=st.sampled_from([0, 500]),
+    schedule=st.sampled_from(["", "", "@daily"]),
 )
 
 
@@ -340,6 +466,7 @@ class Life(RuleBasedStateMachine):
         self.spawn_works = True
         self.spawn_takes_time = False
         self.preparing = False
+        self.ends_for_good = False
         self.pids = 0
 
     @initialize(spec=specs)
@@ -351,7 +478,7 @@ class Life(RuleBasedStateMachine):
         for _ in range(20):
             if following is None:
                 return
-            self.state, effects = m.step(self.state, following, self.spec, self.now, 0.5)
+            self.state, effects = step(self.state, following, self.spec, self.now, 0.5)
             following = None
             for effect in effects:
                 following = self.carry_out(effect) or following
@@ -361,6 +488,7 @@ class Life(RuleBasedStateMachine):
         if effect == m.SPAWN:
             assert not self.main and not self.rest, "started while something of it lived"
             assert self.wanted, "started although nobody wanted it to run"
+            assert not self.ends_for_good, "nobody had to wait for its rest"
             if not self.spawn_works:
                 return m.SpawnFailed("no such file")
             if self.spawn_takes_time:
@@ -371,6 +499,9 @@ class Life(RuleBasedStateMachine):
             return m.Spawned(self.main)
         if effect == m.SIGNAL and not self.main:
             return m.Emptied()
+        if effect == m.END_REST:
+            assert self.rest and not self.main
+            self.ends_for_good = True
         if effect == m.GATE:
             return m.Hold("waits for db") if self.blocked else m.Go()
         if effect == m.KILL and not self.main:
@@ -386,13 +517,33 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def start(self) -> None:
-        self.wanted = True
+        self.wanted, self.ends_for_good = True, False
         self.send(m.Start())
 
+    @rule(run=st.booleans())
+    def restart(self, run: bool) -> None:
+        self.wanted, self.ends_for_good = True, False
+        self.send(m.Restart(run))
+        if run and self.spec.schedule and self.state.status == is_.WAITING and self.spawn_works:
+            assert self.state.scheduled, "it was to be run now"
+
     @rule()
-    def restart(self) -> None:
-        self.wanted = True
-        self.send(m.Restart())
+    def time_of_its_schedule_comes(self) -> None:
+        before = self.state.status
+        self.send(m.Due("it is time"))
+        assert self.state.status in (before, is_.RUNNING) or before not in is_.DOWN, "a stopped app stays stopped"
+
+    @rule()
+    def time_of_its_schedule_is_known(self) -> None:
+        self.send(m.Planned("runs tomorrow"))
+
+    @precondition(lambda self: self.wanted or not self.state.desired)
+    @rule()
+    def something_that_is_watched_changes(self) -> None:
+        """Not when a daemon has ended, which watches nothing any more."""
+        before = self.state
+        self.send(m.Changed("main.py"))
+        assert before.status != is_.STOPPED or self.state == before
 
     @rule(keep=st.booleans())
     def stop(self, keep: bool) -> None:
@@ -453,7 +604,7 @@ class Life(RuleBasedStateMachine):
     @rule(blocked=st.booleans())
     def dependency_changes(self, blocked: bool) -> None:
         self.blocked = blocked
-        if self.state.status == is_.WAITING:
+        if self.state.status == is_.WAITING and not awaits_time(self.state, self.spec):
             self.send(m.Hold("waits for db") if blocked else m.Go())
 
     @rule(takes_time=st.booleans())
@@ -465,7 +616,7 @@ class Life(RuleBasedStateMachine):
     def start_is_prepared(self, works: bool) -> None:
         """The launcher starts it if that is what is still waited for, else it only keeps what it has prepared."""
         self.preparing = False
-        if self.state.status != is_.STARTING:
+        if self.state.status != is_.STARTING or self.main:
             return
         if works:
             assert not self.main and not self.rest
@@ -510,7 +661,9 @@ class Life(RuleBasedStateMachine):
         if status in is_.DOWN:
             assert not self.main and not self.rest and self.state.then == ""
         if status == is_.WAITING and self.state.deadline is None:
-            assert self.blocked
+            assert self.blocked or awaits_time(self.state, self.spec)
+        if self.spec.schedule:
+            assert status not in (is_.EXITED, is_.ERRORED), "a job waits for its next time, whatever became of the last"
 
     def teardown(self) -> None:
         """Every stop and every backoff ends."""

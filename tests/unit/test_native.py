@@ -1,19 +1,22 @@
 """The extension: what a child is born with, and how ends are learnt. Also run under the sanitizers."""
 
 import errno
+import fcntl
 import os
 import resource
 import select
 import signal
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from oxmgr.supervisor import native
-from tests.conftest import wait_until
+from tests.conftest import DEADLINE, wait_until
 
 PATH = b"PATH=/usr/bin:/bin\0"
 RUNGS = [0, 1, 2]
@@ -335,3 +338,103 @@ def test_the_exit_of_somebody_elses_child_is_told_or_refused_but_never_invented(
     except OSError as error:
         assert error.errno in (errno.ENOTTY, errno.EINVAL), "a kernel before 6.15"
     os.close(pidfd)
+
+
+def test_with_a_terminal_a_child_leads_a_group_of_our_session_in_its_foreground() -> None:
+    """In a session that has one; without, in any group of its own."""
+    ours, its = os.openpty()
+    leader = os.fork()
+    if leader == 0:
+        code = 1
+        try:
+            os.setsid()
+            fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+            # In the background at first, as a daemon is.
+            script = 'test "$(ps -o pgid= -p $$)" -eq $$ && test "$(ps -o tpgid= -p $$)" -eq $$ && ps -o sid= -p $$'
+            pid, pidfd = spawn("sh", "-c", f'test "$({script})" -eq {os.getpid()}', fds=[its, 1, 2], terminal=its)
+            code = wait(pid, pidfd)[0] or 0
+        finally:
+            os._exit(code)
+    os.close(its)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(leader, 0)[1]) == 0
+    finally:
+        os.close(ours)
+    null = os.open("/dev/null", os.O_RDWR)
+    try:
+        session = os.getsid(0)
+        script = f'test "$(ps -o pgid= -p $$)" -eq $$ && test "$(ps -o sid= -p $$)" -eq {session}'
+        assert wait(*spawn("sh", "-c", script, fds=[null, 1, 2], terminal=null)) == (0, None)
+    finally:
+        os.close(null)
+
+
+# --- the wall clock, and what is watched ---
+
+
+def test_a_timer_on_the_wall_clock_fires_when_that_says_so() -> None:
+    fd = native.wall_timerfd()
+    try:
+        assert not os.get_inheritable(fd) and not os.get_blocking(fd)
+        begun = time.time()
+        assert native.wall_timerfd_set(fd, int((begun + 0.05) * 1e9))
+        assert select.select([fd], [], [], DEADLINE)[0]
+        assert time.time() >= begun + 0.05
+        native.wall_timerfd_set(fd, 0)
+        assert not select.select([fd], [], [], 0)[0]
+    finally:
+        os.close(fd)
+
+
+def test_what_happens_in_a_watched_folder_is_told_in_order(tmp_path: Path) -> None:
+    fd = native.watch()
+    try:
+        assert not os.get_inheritable(fd) and native.read_watch(fd) == ([], True)
+        number = native.watch_add(fd, str(tmp_path))
+        assert native.watch_add(fd, str(tmp_path), written=False) == number, "and it goes on telling of what is written"
+        (tmp_path / "naïve").write_text("x")
+        (tmp_path / "naïve").rename(tmp_path / "x")
+        (tmp_path / "d").mkdir()
+        (tmp_path / "x").unlink()
+        events, are_all = native.read_watch(fd)
+        assert are_all and {one for one, _, _ in events} == {number}
+        assert [(mask, name) for _, mask, name in events] == [
+            (native.MADE, "naïve"),
+            (native.WRITTEN, "naïve"),
+            (native.MOVED_FROM, "naïve"),
+            (native.MOVED_TO, "x"),
+            (native.MADE | native.FOLDER, "d"),
+            (native.REMOVED, "x"),
+        ]
+        native.watch_remove(fd, number)
+        assert native.read_watch(fd)[0] == [(number, native.FORGOTTEN, "")]
+        native.watch_remove(fd, number)
+    finally:
+        os.close(fd)
+
+
+def test_a_long_row_of_events_comes_in_pieces(tmp_path: Path) -> None:
+    fd = native.watch()
+    try:
+        native.watch_add(fd, str(tmp_path))
+        for number in range(400):
+            (tmp_path / f"{number:0200}").touch()
+        names, whole = [], False
+        while not whole:
+            events, whole = native.read_watch(fd)
+            names += [name for _, mask, name in events if mask == native.MADE]
+        assert names == [f"{number:0200}" for number in range(400)]
+    finally:
+        os.close(fd)
+
+
+def test_only_a_folder_can_be_watched(tmp_path: Path) -> None:
+    fd = native.watch()
+    try:
+        (tmp_path / "file").touch()
+        with pytest.raises(NotADirectoryError):
+            native.watch_add(fd, str(tmp_path / "file"))
+        with pytest.raises(FileNotFoundError):
+            native.watch_add(fd, str(tmp_path / "nothing"))
+    finally:
+        os.close(fd)

@@ -1,7 +1,9 @@
 """What is signalled, what is not, and what an app's standard input takes."""
 
+import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -183,3 +185,37 @@ def test_a_line_goes_in_front_of_what_is_not_read_yet(fifo: tuple[str, int]) -> 
     write_stdin(path, b"first\n")
     write_stdin(path, b"z" * 20_000)
     assert everything(fd) == b"first\n" + b"z" * 20_000
+
+
+@pytest.mark.parametrize("room", [0, 1], ids=["no fd", "one, which the pidfd takes"])
+def test_who_cannot_be_looked_at_is_not_taken_for_gone(room: int) -> None:
+    """A daemon without file descriptors that takes over must not start a second copy."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with running("sleep", "1000") as child:
+        ticks = process.start_ticks(child.pid)
+        lowest = os.dup(0)
+        os.close(lowest)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, before[1]))
+            with pytest.raises(OSError, match="Too many open files"):
+                process.adopt(child.pid, ticks)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        main = process.adopt(child.pid, ticks)
+        assert main is not None
+        main.close()
+    assert process.adopt(child.pid, ticks) is None
+
+
+def test_a_pidfd_that_cannot_be_had_now_is_no_sign_that_the_process_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(pid: int) -> int:
+        raise OSError(errno.EAGAIN, "not now")
+
+    monkeypatch.setattr(os, "pidfd_open", fails)
+    with pytest.raises(OSError, match="not now"):
+        process.adopt(os.getpid(), process.start_ticks(os.getpid()))
+
+
+def test_a_zombie_that_is_reaped_while_it_is_looked_at_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "read_stat", lambda pid: [b"Z", *[b"0"] * 49])
+    assert process.zombie_exit(2**22 + 1) is None

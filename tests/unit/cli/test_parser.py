@@ -12,7 +12,7 @@ MADE = Command(
     "Make it",
     words="[WORD…]",
     most=3,
-    rest=True,
+    rest="ARGS…",
     options=[
         Option("--name -n", "what to call it", "NAME"),
         Option("--set -e", "again and again", "K=V", many=True),

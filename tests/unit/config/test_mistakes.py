@@ -90,9 +90,9 @@ def test_a_wrong_value_is_told_with_its_line_and_what_was_expected(
 
 
 def test_all_mistakes_are_told_at_once(problems: Problems) -> None:
-    text = '[processes.a]\ncommand = "sleep 1"\ninstances = 0\nwat = 1\n[processes.b]\ncommand = ""\n'
+    text = '[processes.a]\ncommand = "sleep 1"\ninstances = 0\nqqq = 1\n[processes.b]\ncommand = ""\n'
     assert problems(text) == [
-        "4: processes.a.wat: unknown key",
+        "4: processes.a.qqq: unknown key",
         "3: processes.a.instances: expected 1 to 10000, got 0",
         "6: processes.b.command: is empty",
     ]
@@ -295,4 +295,4 @@ def test_a_profile_or_app_that_the_words_name_and_the_file_has_not(problems: Pro
 
 
 def test_a_mistake_in_a_profile_that_was_not_chosen_is_told_too(problems: Problems) -> None:
-    assert problems(APP + "[processes.app.profiles.x]\nwat = 1\n") == ["4: processes.app.profiles.x.wat: unknown key"]
+    assert problems(APP + "[processes.app.profiles.x]\nqqq = 1\n") == ["4: processes.app.profiles.x.qqq: unknown key"]

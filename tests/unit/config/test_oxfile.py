@@ -6,9 +6,9 @@ import pytest
 
 from oxmgr.config.errors import ConfigError
 from oxmgr.config.keys import KEYS
-from oxmgr.config.oxfile import find_oxfile
+from oxmgr.config.oxfile import find_oxfile, load_for_container
 from oxmgr.model.spec import Spec
-from tests.unit.config.conftest import Load
+from tests.unit.config.conftest import Load, Problems
 
 APP = '[processes.app]\ncommand = "sleep 1"\n'
 
@@ -219,3 +219,26 @@ def test_none_anywhere_says_where_it_looked_and_what_to_do(tmp_path: Path) -> No
         find_oxfile(None, str(tmp_path), {"HOME": str(tmp_path)})
     with pytest.raises(ConfigError, match=r"other\.toml: there is no such file"):
         find_oxfile("other.toml", str(tmp_path), {})
+
+
+def test_exit_when_is_any_all_or_an_app(folder: Path, environ: dict[str, str], problems: Problems) -> None:
+    def read(text: str) -> str:
+        (folder / "oxfile.toml").write_text(text)
+        return load_for_container(str(folder / "oxfile.toml"), environ=environ)[1]
+
+    assert read(APP) == "all"
+    for word in ("any", "all", "app"):
+        assert read(f'exit_when = "{word}"\n{APP}') == word
+    assert problems(f'exit_when = "apq"\n{APP}') == ["1: exit_when: there is no app apq; did you mean app?"]
+    assert "expected" in problems(f"exit_when = 1\n{APP}")[0]
+
+
+def test_in_a_container_lines_go_to_stdout_unless_the_file_says_where(folder: Path, environ: dict[str, str]) -> None:
+    (folder / "oxfile.toml").write_text(
+        "[processes.a]\ncommand = 'sleep 1'\n"
+        "[processes.b]\ncommand = 'sleep 1'\nlog_file = 'b.log'\n"
+        "[processes.c]\ncommand = 'sleep 1'\nlogs.sink = 'file'\n"
+        "[processes.d]\ncommand = 'sleep 1'\nlogs.format = 'json'\n"
+    )
+    specs, _ = load_for_container(str(folder / "oxfile.toml"), environ=environ)
+    assert {spec.name: spec.logs.sink for spec in specs} == {"a": "stdout", "b": "file", "c": "file", "d": "file"}

@@ -1,0 +1,28 @@
+"""Starts helper processes: programs of oxmgr.helpers, in a bare interpreter as the daemon's own is."""
+
+import os
+import sys
+from _signal import SIGKILL, pidfd_send_signal
+
+from oxmgr.supervisor import native
+
+
+def start_helper(
+    name: str, words: "list[str]", fds: list[int], *, nice: int | None = None, network: int = -1
+) -> tuple[int, int]:
+    """(pid, pidfd), as of native.spawn. The words follow the name and the folders of the libraries. OSError."""
+    package = __file__.rpartition("/supervisor/")[0]
+    command = [sys.executable, "-I", "-S", f"{package}/__main__.py", name, ":".join(sys.path[1:]), *words]
+    argv = os.fsencode("".join(f"{word}\0" for word in command))
+    return native.spawn(argv, b"", b"", b"/", fds, [], 0o077, nice=nice, network=network)
+
+
+def end_helper(pidfd: int) -> None:
+    """Kill it, if it has not ended; without a pidfd it ends with the daemon."""
+    if pidfd < 0:
+        return
+    try:
+        pidfd_send_signal(pidfd, SIGKILL)
+    except ProcessLookupError:
+        pass
+    os.close(pidfd)

@@ -1,0 +1,64 @@
+"""The short form of `make campaign`."""
+
+import os
+import signal
+from pathlib import Path
+
+from oxmgr.client.connection import NoDaemon
+from oxmgr.model.spec import NEVER
+from tests.conftest import Heir, Home, wait_until
+from tests.faults import deaths
+
+
+def test_deaths_and_failures_lose_no_line_and_start_nobody_twice(empty_home: Home) -> None:
+    empty_home.guarded = True
+    campaign = deaths.run(empty_home, seconds=60.0, seed=7)
+    assert campaign.counts["rounds"] > 10 and campaign.counts["lines"] > 1000
+
+
+def test_the_end_of_who_ends_while_the_next_daemon_is_starting_is_known(empty_home: Home) -> None:
+    """After that daemon has asked the guard, and before it looks for what runs: it is held up in between."""
+    home = empty_home
+    campaign = deaths.Campaign(home)
+    campaign.start()
+    home.apply(home.sh("app", "trap 'exit 42' USR1; echo up; while :; do sleep 0.01; done", restart=NEVER))
+    wait_until(lambda: home.log("app"), "the trap")
+    pid = home.pid("app")
+    campaign.plan("-e", "trace=signalfd4", "-e", "inject=signalfd4:delay_enter=3000000:when=1")
+    before = home.about_daemon().pid
+    log = Path(home.places.daemon_log)
+    count = log.read_text().count(", pid ")
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: log.read_text().count(", pid ") > count, "the next one to have asked the guard")
+    os.kill(pid, signal.SIGUSR1)
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the guard to have reaped it")
+    home.another_than(before)
+    assert (home.views()["app"].status, home.views()["app"].exit_code) == ("exited", 42)
+
+
+def test_a_daemon_whose_guard_dies_while_it_starts_becomes_the_guard(empty_home: Home) -> None:
+    home = empty_home
+    campaign = deaths.Campaign(home)
+    campaign.start()
+    home.apply(home.sh("app", "exec sleep 1000"))
+    pid = home.pid("app")
+    campaign.plan("-e", "trace=openat", "-e", "inject=openat:delay_enter=20000")
+    before = home.about_daemon().pid
+    log = Path(home.places.daemon_log)
+    count = log.read_text().count(", pid ")
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: log.read_text().count(", pid ") > count, "the next one to have asked the guard")
+    assert home.daemon is not None
+    home.daemon.kill()
+    home.daemon.wait()
+    daemon = int(log.read_text().rpartition(", pid ")[2].split()[0])
+    home.daemon = Heir(daemon)
+    wait_until(lambda: guard_of(home) == daemon, "it to have become the guard")
+    assert home.pid("app") == pid
+
+
+def guard_of(home: Home) -> int | None:
+    try:
+        return home.about_daemon().guard
+    except NoDaemon:
+        return None
