@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from oxmgr.model.messages import Act
-from oxmgr.model.records import file_header
+from oxmgr.model.snapshot import pack
 from oxmgr.model.spec import Limits
 from tests.conftest import Home, wait_until
 from tests.kernel.conftest import cgroups
@@ -96,7 +96,7 @@ def test_left_overs_of_what_nobody_desires_any_more_are_gone_before_anything_sta
     (base / "gone:0" / "below").mkdir()
     home.kill_daemon()
     os.unlink(home.places.journal)
-    Path(home.places.desired).write_bytes(file_header("desired"))
+    Path(home.places.desired).write_bytes(pack({}, {}))
     home.start_daemon()
     wait_until(lambda: not any(map(is_alive, pids)), "all of the earlier ones to be gone")
     wait_until(lambda: not list(base.glob("*:*")), "their cgroups to go")
