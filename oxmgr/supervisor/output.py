@@ -180,8 +180,9 @@ class Output:
         passes = self.log.passes(error)
         if not passes and self._fall_back(error):
             return self.move(budget)
-        # An app does not wait for what does not come; but a disk that is read-only is mended as a full one is.
-        self._dropping = self.log.logs.on_full == "drop" or not (passes or error.errno == errno.EROFS)
+        # An app does not wait for what does not come; but a disk that is read-only is mended as a full one is, and who
+        # holds the lock of its file lets go of it: most often what an earlier daemon was about to start.
+        self._dropping = self.log.logs.on_full == "drop" or not (passes or error.errno in (errno.EROFS, errno.EBUSY))
         what = "dropped" if self._dropping else "kept waiting, and so is the app when 64 KB wait"
         trouble = f"{error.filename or self.log.path}: {error.strerror}: what it prints is {what}"
         if not self._trouble:

@@ -382,8 +382,6 @@ def steps(campaign: Campaign, calls: dict[str, int], limit: int) -> list[Step]:
                 lambda one, name=name, number=number, error=error: one.fail_at(name, number, error)  # type: ignore[misc]
                 for number in numbers
                 for error in ERRORS
-                # Of flock(2) that says that another process has the lock, and is no failure.
-                if (name, error) != ("flock", "EAGAIN")
             ]
     return made
 

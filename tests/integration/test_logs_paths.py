@@ -1,5 +1,6 @@
 """Where what apps print goes, and what becomes of a log that cannot be one: neither app nor daemon stops for it."""
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -387,3 +388,14 @@ def test_the_count_of_what_was_dropped_outlives_the_daemon(home: Home, disk: Pat
     assert "No space left on device" in notice
     assert 0 < dropped <= size
     wait_until(lambda: not list(Path(home.places.run).glob("*.dropped")), "the count to be forgotten")
+
+
+def test_while_somebody_else_holds_its_file_an_app_waits_and_no_line_is_lost(home: Home) -> None:
+    path = Path(home.places.logs) / "app.out.log"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        home.apply(home.sh("app", "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000"))
+        home.until("app", lambda view: any("another process writes to it" in text for text in view.warnings))
+    wait_until(lambda: len(path.read_text().splitlines()) == 20_000, "all of its lines")
+    assert path.read_text() == "".join(f"line {number}\n" for number in range(20_000))
