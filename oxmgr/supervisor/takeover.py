@@ -1,6 +1,7 @@
 """What an earlier daemon has left: goes on with what runs, ends what is left over, starts what is desired."""
 
 import os
+import stat
 import time
 
 from oxmgr.lifecycle.events import DECIDE, START, Adopted, Emptied, Remains, State, Stop
@@ -178,6 +179,10 @@ class Takeover:
         fleet = self._fleet
         main = process.adopt(seen.pid, seen.ticks)
         if main is None:
+            return False
+        if not (main.child or self._guard.pid) and stat.S_ISDIR(os.fstat(main.pidfd).st_mode):
+            # Nobody would tell of its end, so it cannot be taken over.
+            main.close()
             return False
         folder = cgroup.folder_of(main.pid, fleet.trees.cgroups.mount)
         # A daemon that had no cgroups for a while has written down none.
