@@ -276,9 +276,14 @@ static void hang_up(void) {
     saying_hello = QUIET;
 }
 
+static int listen_to_daemon(void);
+
 static void on_daemon_end(int status) {
-    hang_up();
     daemon_pid = 0;
+    /* What it said last, and above all that it ends on purpose. */
+    while (daemon_socket >= 0 && listen_to_daemon())
+        continue;
+    hang_up();
     int64_t now = now_ms();
     int ended_by_itself = (status & 0x7F) == 0;
     if (!ending && !answered && ended_by_itself) {
@@ -494,7 +499,7 @@ static int obey(struct ox_guard_message *message, int fd) {
         ending_grace = message->a;
         break;
     case OX_REPLACE:
-        if (fd >= 0)
+        if (fd >= 0 && daemon_pid)
             replace(fd, message->value);
         break;
     default:
@@ -503,7 +508,8 @@ static int obey(struct ox_guard_message *message, int fd) {
     return 0;
 }
 
-static void listen_to_daemon(void) {
+/* Whether there may be more. */
+static int listen_to_daemon(void) {
     for (int messages = 0; messages < MESSAGES_MOST; messages++) {
         struct ox_guard_message message;
         union {
@@ -514,13 +520,14 @@ static void listen_to_daemon(void) {
         struct msghdr packet = {
             .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
         long got = CALL(SYS_recvmsg, daemon_socket, &packet, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-        if (got == -EINTR)
+        /* ECONNRESET is told once, before all that it had said, when it ended without having read all that we said. */
+        if (got == -EINTR || got == -ECONNRESET)
             continue;
         if (got <= 0) {
-            if (!got || got == -ECONNRESET)
+            if (!got)
                 /* It has closed its end, and most likely ends; if not, it is told of nothing any more. */
                 hang_up();
-            return;
+            return 0;
         }
         int first = -1, count = 0;
         for (struct cmsghdr *one = CMSG_FIRSTHDR(&packet); one; one = NULL)
@@ -541,8 +548,9 @@ static void listen_to_daemon(void) {
         if (!taken && first >= 0)
             close_fd(first);
         if (daemon_socket < 0)
-            return;
+            return 0;
     }
+    return 1;
 }
 
 static void listen_to_signals(void) {

@@ -29,6 +29,10 @@ class NotRunning(NoDaemon):
     """There is no daemon, so one may be started; with a plain NoDaemon there is one, and something is wrong."""
 
 
+class Silent(NoDaemon):
+    """It is there, and says nothing."""
+
+
 class Refused(Exception):
     """The daemon answered Failed. `code` is the exit code that belongs to it."""
 
@@ -115,7 +119,7 @@ class Connection:
         try:
             self._sock.sendall(frame(encode(message)))
         except TimeoutError:
-            raise NoDaemon("the daemon takes no messages: it hangs or is stopped") from None
+            raise Silent("the daemon takes no messages: it hangs or is stopped") from None
         except OSError as error:
             raise NoDaemon(f"the daemon has hung up: {error.strerror}") from None
 
@@ -134,7 +138,7 @@ class Connection:
             try:
                 data = self._sock.recv(65536)
             except TimeoutError:
-                raise NoDaemon("the daemon does not answer: it hangs or is stopped") from None
+                raise Silent("the daemon does not answer: it hangs or is stopped") from None
             except OSError as error:
                 raise NoDaemon(f"the daemon has hung up: {error.strerror}") from None
             if not data:
@@ -161,10 +165,13 @@ def connect(places: Places, timeout: float = 5.0) -> Connection:
             path = f"/proc/self/fd/{folder}/{os.path.basename(path)}"
         sock.connect(path)
         return Connection(sock, timeout)
+    except Silent:
+        sock.close()
+        raise NoDaemon(_why_silent(places)) from None
     except OSError as error:
         sock.close()
         if error.errno == errno.EAGAIN:
-            raise NoDaemon("the daemon takes no connections: it hangs or is stopped") from None
+            raise NoDaemon(_why_silent(places)) from None
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             raise NotRunning("no daemon runs") from None
         if error.errno in (errno.EACCES, errno.EPERM):
@@ -176,3 +183,20 @@ def connect(places: Places, timeout: float = 5.0) -> Connection:
     finally:
         if folder >= 0:
             os.close(folder)
+
+
+def _why_silent(places: Places) -> str:
+    """Of a socket that takes connections which nobody answers: by the pid that is in the lock of the run folder."""
+    try:
+        with open(f"{places.run}/lock") as file:
+            pid = int(file.read())
+        with open(f"/proc/{pid}/stat") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except (OSError, ValueError):
+        return (
+            f"the daemon does not come up: {places.daemon_log} says why, or `oxmgr daemon run` does, once the guard "
+            "that goes on trying is killed"
+        )
+    if state in ("T", "t"):
+        return f"the daemon, pid {pid}, is stopped: kill -CONT {pid}"
+    return f"the daemon, pid {pid}, does not answer: kill -9 {pid}, and its guard starts another; apps run on"

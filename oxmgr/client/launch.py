@@ -7,7 +7,7 @@ import time
 from _signal import SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM
 
 from oxmgr.client.connection import Connection, NoDaemon, NotRunning, connect
-from oxmgr.model.places import Places
+from oxmgr.model.places import Places, find_places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def _become_daemon(told: int) -> "NoReturn":
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
+        _log_errors()
         # A lock or a pipe of the caller's that the daemon kept would be held for as long as it runs. Not closerange,
         # which counts to the limit where the kernel has no close_range(2).
         for fd in map(int, os.listdir("/proc/self/fd")):
@@ -103,6 +104,16 @@ def _become_daemon(told: int) -> "NoReturn":
         _exec(told, hold=1)
     finally:
         os._exit(127)
+
+
+def _log_errors() -> None:
+    """What guard and daemon say before the daemon has opened its log goes there too: why it cannot start, above all."""
+    try:
+        log = find_places(dict(os.environ), os.getuid()).daemon_log
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except (OSError, ValueError):
+        return
+    os.dup2(fd, 2)
 
 
 def run_in_foreground(group: int | None = None) -> "NoReturn":

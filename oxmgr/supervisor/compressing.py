@@ -2,6 +2,7 @@
 one CPU from anybody and only when nobody else wants it."""
 
 import os
+import time
 
 from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
@@ -10,10 +11,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.loop import Loop, Timer
 
 HELPER = "compress"
 NICE = 19
+AGAIN = 60.0
 FILES = 64
 """At most so many for one helper."""
 
@@ -27,6 +29,7 @@ class Compressor:
         self._queue: dict[str, None] = {}
         self._running: tuple[int, int] | None = None
         self._said = b""
+        self._later: Timer | None = None
 
     def add(self, files: list[str]) -> None:
         self._queue.update(dict.fromkeys(files))
@@ -37,13 +40,17 @@ class Compressor:
         files = list(self._queue)[:FILES]
         for file in files:
             del self._queue[file]
-        reading, said = os.pipe2(os.O_CLOEXEC)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            reading, said = os.pipe2(os.O_CLOEXEC)
+            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            self._try_later(files, error)
+            return
         try:
             _, pidfd = start_helper(HELPER, [str(os.getpid()), *files], [null, said, null], nice=NICE)
         except OSError as error:
             os.close(reading)
-            self._say(f"{files[0]}: it is not compressed: {error.strerror}")
+            self._try_later(files, error)
             return
         finally:
             os.close(said)
@@ -51,6 +58,17 @@ class Compressor:
         self._running = reading, pidfd
         self._said = b""
         self._loop.add(reading, READ, self._on_said)
+
+    def _try_later(self, files: list[str], error: OSError) -> None:
+        self._queue = {**dict.fromkeys(files), **self._queue}
+        if self._later is None:
+            self._say(f"{files[0]}: it is not compressed yet: {error.strerror}")
+            self._later = self._loop.at(time.monotonic() + AGAIN, self._start_again)
+
+    def _start_again(self) -> None:
+        self._later = None
+        if self._queue and self._running is None:
+            self._start()
 
     def _on_said(self, _: int) -> None:
         if self._running is None:

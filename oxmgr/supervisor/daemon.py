@@ -139,6 +139,7 @@ def _set_up(
     # Without a state folder nothing is known of an earlier daemon either.
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
+    trees.guard = lambda: guard.pid if guard.fd >= 0 else 0
     outputs = Outputs(loop, places, background, log, guard)
     events.heard = Alerting(loop, messenger, outputs.files).hear
     endpoints = Endpoints(loop, places, guard, trees, log)

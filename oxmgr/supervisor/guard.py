@@ -8,7 +8,7 @@ import errno
 import os
 import select
 import sys
-from _socket import SCM_RIGHTS, SOL_SOCKET, socket
+from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
 
 from oxmgr.supervisor.loop import READ, WRITE
 
@@ -64,6 +64,7 @@ class Guard:
         self.copies: dict[str, int] = {}
         self.exits: list[Exit] = []
         self.pid = 0
+        """0: there has never been one."""
         self.version = 0
         self.stopping = False
         self.on_exits: Callable[[list[Exit]], object] = lambda ends: None
@@ -76,6 +77,9 @@ class Guard:
         self._loop: Loop | None = None
         self._unsent: list[tuple[bytes, int]] = []
         self._socket = None if fd < 0 else socket(fileno=fd)
+        if self._socket is not None:
+            # Of a socketpair, whoever has made it (unix(7)).
+            self.pid = int.from_bytes(self._socket.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[:4], sys.byteorder)
 
     @property
     def fd(self) -> int:

@@ -140,6 +140,10 @@ class Handover:
         """We have lost it. Whoever is the parent of all that runs has to be one: so we execute its program, and it
         starts a daemon that goes on."""
         self._going = True
+        if os.getppid() == self._guard.pid > 1:
+            # It lives, and cannot be heard any more: two of them would not know of each other's end.
+            self._log(f"the guard, pid {self._guard.pid}, is killed")
+            os.kill(self._guard.pid, SIGKILL)
         self._when_quiet(self._execute_guard, self._stay_alone)
 
     def _execute_guard(self) -> None:

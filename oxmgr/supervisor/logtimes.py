@@ -48,12 +48,12 @@ class Times:
         self.first_ns = self._noted_ns = 0
         path = f"{self._log}{SUFFIX}"
         try:
-            self._fd = os.open(path, _FLAGS, MODE)
+            self._fd = _open(path)
             whose = head_inode(os.pread(self._fd, HEAD_SIZE, 0))
             if whose is not None and whose != inode:
                 self.close()
                 self._give_back(path, whose)
-                self._fd = os.open(path, _FLAGS, MODE)
+                self._fd = _open(path)
                 whose = None
             if whose is None:
                 self.start(inode)
@@ -112,3 +112,12 @@ class Times:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _open(path: str) -> int:
+    """With the rights of the log beside it, whatever the daemon's umask is."""
+    fd = os.open(path, _FLAGS, MODE)
+    found = os.fstat(fd)
+    if not found.st_size and found.st_uid == os.geteuid():
+        os.fchmod(fd, MODE)
+    return fd

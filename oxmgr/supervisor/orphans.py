@@ -28,6 +28,9 @@ class Orphans:
         self._nobodys: set[bytes] = set()
         self._known: dict[int, Owner] = {}
         self._of: dict[Owner, dict[int, None]] = {}
+        self.guard: Callable[[], int] = lambda: 0
+        """The pid of the guard: what was started by an earlier daemon loses its orphans to that."""
+        self._with_guard: dict[Owner, list[int]] = {}
 
     def look(self) -> bool:
         """Find those that are there now; False when that cannot be done, and then nothing is known."""
@@ -35,11 +38,22 @@ class Orphans:
             here = {*descendants.children_words(os.getpid())}
             for word in self._here - here:
                 self.forget(int(word))
+            self._look_at_guard()
             for word in (here - self._here) | self._nobodys:
                 self._add(word)
         except OSError:
             return False
         return True
+
+    def _look_at_guard(self) -> None:
+        """It reaps its children at once, and their numbers may be others' then: so nothing of them is kept."""
+        self._with_guard = {}
+        guard = self.guard()
+        for pid in descendants.children(guard) if guard else ():
+            ours = pid in self._mains or pid == os.getpid()
+            owner = None if ours else self._owner(pid)
+            if owner is not None:
+                self._with_guard.setdefault(owner, []).append(pid)
 
     def _add(self, word: bytes) -> None:
         pid = int(word)
@@ -54,7 +68,7 @@ class Orphans:
 
     def of(self, instance: Instance) -> list[int]:
         """Those of it that were there at the last look."""
-        return list(self._of.get(instance.owner, ()))
+        return [*self._of.get(instance.owner, ()), *self._with_guard.get(instance.owner, ())]
 
     def forget(self, pid: int) -> None:
         """It was reaped, or has become a main process: what has its number from now on is another."""

@@ -120,10 +120,8 @@ class Output:
         try:
             self._tell_dropped()
             moved = self.log.move(self.pipe, budget)
-        except BlockingIOError:
-            return self._block()
         except OSError as error:
-            return self._cannot(error, budget)
+            return self._block() if self._takes_no_more(error) else self._cannot(error, budget)
         self._went_well()
         return moved
 
@@ -142,14 +140,20 @@ class Output:
         try:
             self._tell_dropped()
             self.log.finish()
-        except BlockingIOError:
-            self._block()
         except OSError as error:
-            self._cannot(error, BUDGET)
+            if self._takes_no_more(error):
+                self._block()
+            else:
+                self._cannot(error, BUDGET)
 
     def is_empty(self) -> bool:
         """Whether all that was printed is where it goes."""
         return not (self.pipe.waiting() or self.log.behind or self._dropped)
+
+    def _takes_no_more(self, error: OSError) -> bool:
+        """Whether it is a sink, which says when it takes more; a file that somebody has a lease of (open(2),
+        EWOULDBLOCK) tells nobody."""
+        return isinstance(error, BlockingIOError) and isinstance(self.log, SinkLog)
 
     def _went_well(self) -> None:
         self._outputs.used(self)

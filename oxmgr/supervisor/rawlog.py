@@ -28,7 +28,7 @@ LINKS_LIMIT = 40
 HARD_CAP = 2
 """A file that has no end of a line by so many times max_size_mb is rotated in the middle of one."""
 ROTATION_RETRY_NS = 10 * 10**9
-PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+PASSING = (errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """The disk has no room or fails, or there are no file descriptors."""
 
 

@@ -59,6 +59,9 @@ class Stdout(Target):
     def __init__(self, loop: "Loop") -> None:
         super().__init__(loop)
         self.fd = open_again(1)
+        # Not select(2), which knows no fd from 1024 on.
+        self._poll = select.poll()
+        self._poll.register(self.fd, select.POLLOUT)
         self._left = b""
         self._begun = 0
         self._failed: OSError | None = None
@@ -77,7 +80,7 @@ class Stdout(Target):
             return True
         if self._failed is not None:
             raise self._failed
-        while self._left and select.select([], [self.fd], [], 0)[1]:
+        while self._left and self._poll.poll(0):
             try:
                 self._left = self._left[os.write(self.fd, self._left[:ATOMIC]) :]
             except BlockingIOError:

@@ -66,7 +66,7 @@ class Takeover:
         self._guard = guard
         self._ends = _ends_of(guard)
         self._own_ends: dict[int, End] = {}
-        self._guards: dict[Owner, int] = {}
+        self._strays: dict[Owner, int] = {}
         self._silent: set[int] = set()
 
     def resume(self, past: "Past", *, whole: bool, health: "Health") -> "list[Instance]":
@@ -78,7 +78,7 @@ class Takeover:
         seen = past.seen
         fleet = self._fleet
         self._own_ends = {pid: (code, number) for pid, code, number in native.reap()}
-        self._guards = self._children_of_guard()
+        self._strays = self._left_behind()
         start: list[Instance] = []
         stop: list[Instance] = []
         ended: list[tuple[Instance, Observed, bool]] = []
@@ -274,28 +274,46 @@ class Takeover:
             if cgroup.is_populated(path):
                 instance.cgroup, instance.foreign = path, True
                 return True
-        child = self._guards.get(instance.owner)
-        if child is not None:
+        stray = self._strays.get(instance.owner)
+        if stray is not None:
             # Started by a daemon that was killed before it could write so down.
-            instance.session, instance.foreign = os.getsid(child), True
-            return not self._fleet.trees.is_empty(instance, {})
+            try:
+                instance.session, instance.foreign = os.getsid(stray), True
+                return not self._fleet.trees.is_empty(instance, {})
+            except ProcessLookupError:
+                pass
         if seen is None or seen.cgroup or not (seen.session or seen.pid):
             return False
         instance.session, instance.foreign = seen.session or seen.pid, True
         return not self._fleet.trees.is_empty(instance, {})
 
-    def _children_of_guard(self) -> "dict[Owner, int]":
-        """Whose they are, where there are no cgroups that say so."""
+    def _left_behind(self) -> "dict[Owner, int]":
+        """Where there are no cgroups that say so, a process of each instance of which there is one: the guard's
+        children, and who prints to a pipe of ours, whatever became of both guard and daemon."""
         found: dict[Owner, int] = {}
-        if self._guard.pid and not self._fleet.trees.cgroups.base:
-            try:
-                for pid in descendants.children(self._guard.pid):
+        if self._fleet.trees.cgroups.base:
+            return found
+        try:
+            pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+            guards = {*descendants.children(self._guard.pid)} if self._guard.pid else set()
+            for pid in pids:
+                if pid != os.getpid() and (pid in guards or self._prints_to_us(pid)):
                     owner = descendants.born_as(pid)
                     if owner is not None:
                         found[owner] = pid
-            except OSError:
-                pass
+        except OSError:
+            pass
         return found
+
+    def _prints_to_us(self, pid: int) -> bool:
+        run = self._fleet.launcher.outputs.places.run
+        for number in (1, 2):
+            try:
+                if os.readlink(f"/proc/{pid}/fd/{number}").startswith(f"{run}/"):
+                    return True
+            except OSError:
+                continue
+        return False
 
     # --- ends of what was adopted ---
 

@@ -54,6 +54,9 @@ class Trees:
         self._watched: dict[Instance, int] = {}
         self._killing: set[Instance] = set()
         self._orphans = Orphans(self.mains, self._owner)
+        self.guard: Callable[[], int] = lambda: 0
+        """The pid of the guard, 0 without one."""
+        self._orphans.guard = lambda: self.guard()
 
     def ladders(self) -> dict[str, str]:
         """On which step of each this host stands, as words."""
@@ -210,6 +213,9 @@ class Trees:
         stat = process.read_stat(pid)
         if stat is not None and int(stat[1]) == os.getpid():
             return True
+        if stat is not None and int(stat[1]) == self.guard():
+            # Its number may be another's by now.
+            return self._owner(pid) == instance.owner
         return instance.foreign and descendants.is_of_session(pid, instance.session, instance.owner)
 
     # --- the end of a tree ---

@@ -250,6 +250,9 @@ exec {words} -- {self._place} "$@"
             self.home.another_than(now)
         if not self._place.is_symlink():
             self._clean_place()
+        if self.home.daemon is not None and self.home.daemon.poll() is not None:
+            # A daemon that could not hear its guard any more has ended it, and become one.
+            self._start_or_adopt()
         return self.trace.read_text(errors="replace").splitlines() if self.trace.exists() else []
 
     def calls(self) -> dict[str, int]:

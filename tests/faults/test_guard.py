@@ -868,3 +868,18 @@ def test_the_daemon_has_no_signal_blocked_or_ignored_but_what_a_terminal_asks_fo
     assert masks["SigBlk:"] == 0
     assert masks["SigIgn:"] == 1 << (signal.SIGTTOU - 1)
     assert os.getpgid(one.pid) == one.pid
+
+
+def test_an_end_on_purpose_is_heard_though_the_daemon_had_not_read_all(guard: Guard) -> None:
+    """The kernel tells of that before all that the daemon had said (ECONNRESET)."""
+    one = guard.start()
+    one.say(HELLO)
+    one.say(ANSWERS)
+    assert select.select([one.link], [], [], DEADLINE)[0]
+    os.kill(guard.pid, signal.SIGSTOP)
+    wait_until(lambda: " T " in Path(f"/proc/{guard.pid}/stat").read_text(), "the guard to stop")
+    one.say(END, 7)
+    one.end(0)
+    one.close()
+    os.kill(guard.pid, signal.SIGCONT)
+    assert guard.process is not None and guard.process.wait(DEADLINE) == 7

@@ -90,7 +90,7 @@ def test_a_daemon_that_hangs_is_told_from_none(ox: Ox) -> None:
     assert ox.home.daemon is not None
     ox.home.daemon.send_signal(signal.SIGSTOP)
     try:
-        with pytest.raises(NoDaemon, match="hangs or is stopped") as raised:
+        with pytest.raises(NoDaemon, match="is stopped: kill -CONT") as raised:
             connect(ox.home.places, timeout=0.1)
     finally:
         ox.home.daemon.send_signal(signal.SIGCONT)

@@ -160,7 +160,7 @@ def test_a_daemon_that_hangs_is_told_from_one_that_is_not_there(home: Home) -> N
     assert home.daemon is not None
     home.daemon.send_signal(signal.SIGSTOP)
     try:
-        with pytest.raises(NoDaemon, match="hangs or is stopped"):
+        with pytest.raises(NoDaemon, match="is stopped: kill -CONT"):
             connect(home.places, timeout=0.3)
     finally:
         home.daemon.send_signal(signal.SIGCONT)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -399,3 +400,23 @@ def test_while_somebody_else_holds_its_file_an_app_waits_and_no_line_is_lost(hom
         home.until("app", lambda view: any("another process writes to it" in text for text in view.warnings))
     wait_until(lambda: len(path.read_text().splitlines()) == 20_000, "all of its lines")
     assert path.read_text() == "".join(f"line {number}\n" for number in range(20_000))
+
+
+def test_a_file_that_somebody_has_a_lease_of_is_waited_for(home: Home) -> None:
+    """As Samba has; open(2) with O_NONBLOCK fails then (EWOULDBLOCK), and SIGIO asks whoever has it to let go."""
+    path = Path(home.places.logs) / "app.out.log"
+    path.touch()
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with path.open("a") as held:
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            home.apply(
+                home.sh("app", "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000")
+            )
+            home.until("app", lambda view: any("temporarily unavailable" in text for text in view.warnings))
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    finally:
+        signal.signal(signal.SIGIO, before)
+    wait_until(lambda: len(path.read_text().splitlines()) == 20_000, "all of its lines")
+    assert path.read_text() == "".join(f"line {number}\n" for number in range(20_000))
+    home.until("app", lambda view: not view.warnings)

@@ -468,3 +468,31 @@ def test_a_journal_of_another_boot_with_the_pid_of_a_stranger_harms_nobody(home:
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()
+
+
+def test_what_moved_away_from_an_app_that_was_taken_over_ends_with_it(home: Home) -> None:
+    """It has lost its parent, and the guard is that now."""
+    script = f"(setsid sh -c 'echo $$ > {home.folder}/away; exec sleep 1000' &); exec sleep 1000"
+    home.apply(home.sh("app", script, stop_timeout_ms=200))
+    path = home.folder / "away"
+    for act in ("restart", "stop"):
+        wait_until(lambda: path.exists() and path.read_text(), "what moves away")
+        away = int(path.read_text())
+        path.unlink()
+        home.kill_guarded()
+        home.request(Act(act, ["app"]))
+        wait_until(lambda away=away: state_of(away) in ("", "Z"), "the end of what moved away")  # type: ignore[misc]
+    assert home.views()["app"].status == "stopped"
+
+
+def test_a_start_that_nobody_has_written_down_is_not_left_beside_another(home: Home) -> None:
+    home.apply(home.sh("app", f"echo $$ >> {home.folder}/starts; exec sleep 1000"))
+    starts = home.folder / "starts"
+    wait_until(starts.exists, "the start")
+    kill_both(home)
+    os.unlink(home.places.journal)
+    home.start_daemon()
+    home.until("app", lambda view: view.status == "running")
+    wait_until(lambda: len(starts.read_text().split()) == 2, "another start")
+    first, second = map(int, starts.read_text().split())
+    assert state_of(first) in ("", "Z") and home.pid("app") == second

@@ -530,6 +530,8 @@ class Life(RuleBasedStateMachine):
     @rule()
     def time_of_its_schedule_comes(self) -> None:
         before = self.state.status
+        if before not in (is_.RUNNING, is_.STOPPING):
+            self.ends_for_good = False
         self.send(m.Due("it is time"))
         assert self.state.status in (before, is_.RUNNING) or before not in is_.DOWN, "a stopped app stays stopped"
 
@@ -542,6 +544,8 @@ class Life(RuleBasedStateMachine):
     def something_that_is_watched_changes(self) -> None:
         """Not when a daemon has ended, which watches nothing any more."""
         before = self.state
+        if before.status in is_.DOWN:
+            self.ends_for_good = False
         self.send(m.Changed("main.py"))
         assert before.status != is_.STOPPED or self.state == before
 
