@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oxmgr.model.codec import replace
-from oxmgr.model.messages import Act, Apply
+from oxmgr.model.messages import Act, Apply, InstanceView
 from oxmgr.model.spec import NEVER, Sandbox, Spec
 from tests.conftest import Home, wait_until
 
@@ -230,7 +230,15 @@ if child:
     say(f"MAINPID={child}\\nREADY=1"); barrier(); os._exit(0)
 """
     home.apply(app(home, script + FOREVER, restart=NEVER))
-    stat = home.until("app", lambda view: Path(f"/proc/{view.pid}/stat").read_text().split()[5] != str(view.pid))
+
+    def session(view: InstanceView) -> str:
+        """Of its main process, which the first one is until it has ended: then it may be gone by now."""
+        try:
+            return Path(f"/proc/{view.pid}/stat").read_text().split()[5]
+        except FileNotFoundError:
+            return ""
+
+    stat = home.until("app", lambda view: session(view) not in ("", str(view.pid)))
     view = home.views()["app"]
     assert (view.pid, view.status, view.restarts) == (stat.pid, "running", 0)
     os.kill(stat.pid or 0, 9)
