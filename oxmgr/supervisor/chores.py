@@ -192,6 +192,9 @@ class Chore:
         if main is not None:
             main.reaped = True
             main.close()
+        if self.over:
+            # Its pipe is closed, and the number perhaps another's.
+            return
         code, number = end
         self._on_said(0)
         self._end("" if code == 0 else f"{describe_end(code, number)}{self._last_words()}")

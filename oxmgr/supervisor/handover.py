@@ -10,6 +10,7 @@ from oxmgr.model.messages import Journaled, Saved
 from oxmgr.model.records import Newer, read_records
 from oxmgr.supervisor import guard as guards
 from oxmgr.supervisor import native
+from oxmgr.supervisor.helper import end_helper
 from oxmgr.supervisor.loop import READ
 
 TYPE_CHECKING = False
@@ -86,7 +87,10 @@ class Handover:
                 self._when_quiet(lambda: self._execute(argv, answer), answer)
 
         self._going = True
-        _Check(self._loop, [*argv, "check=1"], checked)
+        try:
+            _Check(self._loop, [*argv, "check=1"], checked)
+        except OSError as error:
+            checked(error.strerror or str(error))
 
     def _execute(self, argv: list[str], answer: "Callable[[str], object]") -> None:
         if self._guard.fd < 0 and not self._desired.saved:
@@ -142,9 +146,22 @@ class Handover:
         self._going = True
         if os.getppid() == self._guard.pid > 1:
             # It lives, and cannot be heard any more: two of them would not know of each other's end.
-            self._log(f"the guard, pid {self._guard.pid}, is killed")
-            os.kill(self._guard.pid, SIGKILL)
+            self._kill_guard()
         self._when_quiet(self._execute_guard, self._stay_alone)
+
+    def _kill_guard(self) -> None:
+        try:
+            pidfd = os.pidfd_open(self._guard.pid)
+        except OSError:
+            return
+        # Held now: still our parent, it is still the guard.
+        if os.getppid() == self._guard.pid:
+            self._log(f"the guard, pid {self._guard.pid}, is killed")
+            try:
+                pidfd_send_signal(pidfd, SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+        os.close(pidfd)
 
     def _execute_guard(self) -> None:
         words, kept = self.guard_words(), [*self._guard.copies.values(), *self._first]
@@ -182,8 +199,12 @@ class _Check:
         self._loop = loop
         self._done = done
         self._said = b""
-        self._reading, said = os.pipe2(os.O_CLOEXEC)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._reading, said = os.pipe2(os.O_CLOEXEC)
+        except OSError:
+            os.close(null)
+            raise
         argv = os.fsencode("".join(f"{word}\0" for word in words))
         environ = b"".join(b"%s=%s\0" % item for item in os.environb.items())
         self._pidfd = -1
@@ -212,12 +233,7 @@ class _Check:
             self._timer.cancel()
         self._loop.remove(self._reading)
         os.close(self._reading)
-        if self._pidfd >= 0:
-            try:
-                pidfd_send_signal(self._pidfd, SIGKILL)
-            except ProcessLookupError:
-                pass
-            os.close(self._pidfd)
+        end_helper(self._pidfd)
         self._done(why)
 
 

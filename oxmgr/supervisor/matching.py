@@ -2,10 +2,9 @@
 what an app prints passes through here without being looked at."""
 
 import os
-from _signal import SIGKILL, pidfd_send_signal
 
 from oxmgr.model.logpaths import log_paths
-from oxmgr.supervisor.helper import start_helper
+from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
 
 TYPE_CHECKING = False
@@ -60,12 +59,7 @@ class Matching:
         self._reading = -1
         # The end of its input, at which it ends; with a pidfd it need not even be waited for.
         os.close(self._hold)
-        if self._pidfd >= 0:
-            try:
-                pidfd_send_signal(self._pidfd, SIGKILL)
-            except ProcessLookupError:
-                pass
-            os.close(self._pidfd)
+        end_helper(self._pidfd)
         self._done(why)
 
 

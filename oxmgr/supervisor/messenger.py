@@ -6,12 +6,12 @@ What could not be sent is tried again, later and later. What waits is bounded, a
 import os
 import sys
 import time
-from _signal import SIGKILL, pidfd_send_signal
 
 from oxmgr.model.codec import UNREADABLE, Decoder, encode
 from oxmgr.model.messages import Letter, SendAlert
 from oxmgr.supervisor import native
 from oxmgr.supervisor.guard import memory_file
+from oxmgr.supervisor.helper import end_helper
 from oxmgr.supervisor.loop import READ
 
 TYPE_CHECKING = False
@@ -203,12 +203,7 @@ class _Sending:
         self._timer.cancel()
         self._loop.remove(self._reading)
         os.close(self._reading)
-        if self._pidfd >= 0:
-            try:
-                pidfd_send_signal(self._pidfd, SIGKILL)
-            except ProcessLookupError:
-                pass
-            os.close(self._pidfd)
+        end_helper(self._pidfd)
 
 
 def _unpack(data: bytes) -> list[_Letter]:

@@ -92,9 +92,9 @@ class Probes:
         self, instance: "Instance", probe: str, timeout: float, done: "Callable[[str], object]"
     ) -> "Asking | Chore | None":
         """What is asked, to be closed; None when it is answered already."""
-        if probe.startswith("command:"):
-            return self._chores.run(instance, probe.removeprefix("command:"), timeout, done)
         try:
+            if probe.startswith("command:"):
+                return self._chores.run(instance, probe.removeprefix("command:"), timeout, done)
             return Asking(self._loop, probe, timeout, lambda: self.pids(instance), done)
         except OSError as error:
             why = error.strerror or str(error)

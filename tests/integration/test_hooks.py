@@ -81,3 +81,16 @@ def test_the_daemon_waits_for_what_is_run_after_a_stop(home: Home) -> None:
     home.request(StopDaemon())
     assert home.daemon is not None and home.daemon.wait(10) == 0
     assert notes(home) == [["late", "post_stop", "none"]]
+
+
+def test_the_end_of_a_hook_that_was_late_reads_nobody_elses_pipe(home: Home) -> None:
+    """Its own is closed by then, and the number is the next one's that asks."""
+    hooks = Hooks(pre_start="exec sleep 500", timeout_secs=0.1)
+    counts = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000"
+    home.apply(home.sh("app", "exec sleep 1000", hooks=hooks, restart_delay_ms=1), home.sh("quick", counts))
+    for number in range(6):
+        home.apply(home.sh(f"more{number}", counts))
+    home.until("app", lambda view: view.restarts >= 2)
+    names = ["quick", *(f"more{number}" for number in range(6))]
+    wait_until(lambda: all(home.log(name).endswith("line 2999\n") for name in names), "all lines")
+    assert {home.log(name) for name in names} == {"".join(f"line {number}\n" for number in range(3000))}
