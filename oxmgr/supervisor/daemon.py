@@ -1,5 +1,6 @@
 """The daemon, from its first instruction to its last."""
 
+import errno
 import fcntl
 import os
 import sys
@@ -84,7 +85,7 @@ def main(options: dict[str, str]) -> int:
         hold = told >= 0 and options.get("hold") == "1"
         run = _set_up(places, options, lock, state_lock, log, guard, runtime, hold=hold)
     except (OSError, ValueError, CannotStart, Refusal) as error:
-        why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
+        why = _why_not(error) if isinstance(error, OSError) else str(error)
         _tell(told, f"the daemon cannot start: {why}")
         if isinstance(error, Busy):
             guard.end(1)
@@ -93,6 +94,14 @@ def main(options: dict[str, str]) -> int:
     guard.forget("told")
     guard.answers()
     return run()
+
+
+def _why_not(error: OSError) -> str:
+    why = f"{error.filename or 'start'}: {error.strerror}"
+    if error.errno != errno.EMFILE:
+        return why
+    allowed = getrlimit(RLIMIT_NOFILE)[0]
+    return f"{why}: it may have {allowed}; raise the limit, with `ulimit -n` or LimitNOFILE= of its service"
 
 
 class CannotStart(Exception):
