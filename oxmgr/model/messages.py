@@ -415,7 +415,8 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     itself (a restart, a kill), `then` as in oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run`
     tells those apart that replace each other; `extra` are those that were replaced, and those that are to replace one
     and do not yet.
-    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none).
+    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none), `status_text` as in
+    InstanceView.
     """
 
     app: str
@@ -440,6 +441,7 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     run: int = 0
     extra: bool = False
     done_until: float = 0.0
+    status_text: str = ""
 
 
 Journaled = Boot | Observed

@@ -89,6 +89,7 @@ class Fleet:
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send
         launcher.endpoints.send = self.send
+        launcher.endpoints.save = lambda instance: journal.add(observed(instance))
         self.probes.held = launcher.endpoints.sockets.inodes
         launcher.beside = self._beside
         self.extras: dict[Instance, None] = {}

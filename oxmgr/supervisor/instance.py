@@ -32,7 +32,8 @@ class Instance:
     `pending`: a start is being prepared, `prepared`: what is run before it has been, `spawning` is the child that a
     thread makes, `outputs` what its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `unstarted`
     the exit code that stands for a start that failed, or 0, `warnings` what of its spec this host does not hold,
-    `marks` where in its log files this run begins, `ends` our ends of what else it was born with. The fleet's: the
+    `marks` where in its log files this run begins, `ends` our ends of what else it was born with, `status_text` its
+    last STATUS (oxmgr.supervisor.notify). The fleet's: the
     others; `extra`: it is not the one that users see, but one that it has replaced, or that is to replace it; `gone`:
     it was removed; `stuck` is why it cannot be killed, or "".
     """
@@ -40,7 +41,7 @@ class Instance:
     __slots__ = (
         *("app", "cgroup", "ends", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "prepared", "run", "timer", "unstarted", "warnings", "wired", "worn"),
+        *("extra", "prepared", "run", "status_text", "timer", "unstarted", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -63,6 +64,7 @@ class Instance:
         self.spawning: Child | None = None
         self.stuck = ""
         self.ends: Ends | None = None
+        self.status_text = ""
         self.outputs: tuple[Output | Direct, ...] = ()
         self.wired: Spec | None = None
         self.unstarted = 0

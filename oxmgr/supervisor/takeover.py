@@ -195,6 +195,7 @@ class Takeover:
             main.close()
             return False
         fleet.trees.take(instance, main)
+        instance.status_text = seen.status_text
         fleet.launcher.connect(instance)
         if instance.app.spec.sandbox.private_network:
             instance.network = network_of(main.pid)

@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,14 @@ def serve(c):
             try:
                 while True:
                     c.sendall(b"x" * 65536)
+            except OSError:
+                return
+        if status == "huge":
+            try:
+                c.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 1073741824\\r\\n\\r\\n")
+                for _ in range(16384):
+                    c.sendall(b"x" * 65536)
+                open(folder + "/sent", "w").close()
             except OSError:
                 return
         c.sendall(("HTTP/1.1 %s\\r\\nContent-Length: 2\\r\\n\\r\\nok" % status).encode())
@@ -114,7 +123,7 @@ def test_unhealthy_is_restarted_and_healthy_is_told(home: Home) -> None:
     assert view.restarts >= 1
 
 
-@pytest.mark.parametrize("answer", ["none", "endless", "302 Found\\r\\nLocation: /"])
+@pytest.mark.parametrize("answer", ["none", "endless", "huge", "302 Found\\r\\nLocation: /"])
 def test_a_bad_answer_is_bounded_and_others_go_on(home: Home, answer: str) -> None:
     port = free_port()
     (home.folder / "status").write_text(answer.replace("\\r\\n", "\r\n"))
@@ -122,11 +131,19 @@ def test_a_bad_answer_is_bounded_and_others_go_on(home: Home, answer: str) -> No
     spec = server(home, port, 0, ready="listen", health_check=check, restart=NEVER)
     home.apply(spec, home.sh("quick", "exec sleep 1000"))
     home.request(Act("restart", ["quick"]))
-    if answer.startswith("302"):
+    if answer == "huge" or answer.startswith("302"):
+        # By the status line alone: nothing is followed, and nobody reads 1 GB.
         home.until("web", lambda view: view.health == "healthy")
+        assert not (home.folder / "sent").exists() and daemon_memory(home) < 64
     else:
         view = home.until("web", lambda view: view.status == "errored")
         assert "no answer within 0.3 s" in view.reason or "not HTTP" in view.reason
+
+
+def daemon_memory(home: Home) -> float:
+    """Its most, in MB (proc(5), VmHWM)."""
+    status = Path(f"/proc/{home.about_daemon().pid}/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def test_dependents_wait_for_ready(home: Home) -> None:
