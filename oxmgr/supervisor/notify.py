@@ -80,9 +80,9 @@ class Shared:
 
 
 class Notify:
-    """The socket of an instance: `place` is its NOTIFY_SOCKET, a path or @ and an abstract name. `stored` is what it has
-    left with us: (name, fd, its name with the guard) each, `main` the pid of its MAINPID and when that began, in clock
-    ticks after boot. What its STATUS was is the instance's `status_text`."""
+    """The socket of an instance: `place` is its NOTIFY_SOCKET, a path or @ and an abstract name. `stored` is what it
+    has left with us: (name, fd, its name with the guard) each, `main` the pid of its MAINPID and when that began, in
+    clock ticks after boot. What its STATUS was is the instance's `status_text`."""
 
     def __init__(self, shared: Shared, instance: "Instance", place: str) -> None:
         self.place = place
