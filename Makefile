@@ -67,6 +67,7 @@ kernel-test: .venv/.dev
 bench: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.takeover
+	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.probes
 
 bench-peers: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.peers
