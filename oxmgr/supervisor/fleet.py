@@ -93,6 +93,7 @@ class Fleet:
         launcher.endpoints.save = lambda instance: journal.add(observed(instance))
         self.probes.held = launcher.endpoints.sockets.inodes
         launcher.beside = self._beside
+        launcher.endpoints.sockets.extras = lambda app: [one for one in self.extras if one.app is app]
         self.extras: dict[Instance, None] = {}
         self.turns = Turns(self, loop)
         self.exits = Exits(self, loop)
