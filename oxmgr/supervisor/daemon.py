@@ -32,6 +32,7 @@ from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.messenger import Messenger
+from oxmgr.supervisor.notes import Notes, complete
 from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.process import read_stat
 from oxmgr.supervisor.runtime import Runtime
@@ -141,10 +142,11 @@ def _set_up(
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     trees.guard = lambda: guard.pid if guard.fd >= 0 else 0
+    notes = Notes(places.notes)
     outputs = Outputs(loop, places, background, log, guard)
     events.heard = Alerting(loop, messenger, outputs.files).hear
     endpoints = Endpoints(loop, places, guard, trees, log)
-    launcher = Launcher(places, loop, background, trees, outputs, given, endpoints)
+    launcher = Launcher(places, loop, background, trees, outputs, given, endpoints, notes)
     fleet = Fleet(loop, journal, events, trees, launcher, places, background)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
     Aging(loop, background, outputs, fleet)
@@ -163,12 +165,15 @@ def _set_up(
             past = Past()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
+    if past.same_boot:
+        complete(past, notes, cgroups, guard)
     restore(fleet, past.seen, same_boot=past.same_boot)
     events.tell("daemon-started")
-    takeover = Takeover(fleet, loop, desired, guard)
+    takeover = Takeover(fleet, loop, desired, guard, notes)
     start = takeover.resume(past if past.same_boot else Past(), whole=whole, health=health)
     # Only now: written before, it would not have what is being taken over, should this daemon die meanwhile.
     journal.open(lambda: [*map(observed, fleet.everything()), *fleet.unknown.values()])
+    notes.begin()
     guard.forget_unclaimed()
     guard.on_exits = takeover.on_exits
     guard.on_signal = lambda number, typed: _on_signals([number], fleet, commands)

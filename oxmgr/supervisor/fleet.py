@@ -248,7 +248,9 @@ class Fleet:
                 instance.timer = None
             if state.deadline is not None:
                 instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
-        self._journal.add(observed(instance))
+        seen = observed(instance)
+        self._journal.add(seen)
+        self.launcher.notes.journaled(instance, seen)
         self._loop.call(self.see_to, instance)
         if state.status == is_.RUNNING and old.status == is_.STARTING:
             self.hooks.after("post_start", instance)

@@ -32,13 +32,15 @@ _STEPS = {
 }
 
 OWN_NETWORK = -2
+NOWHERE: object = ffi.NULL
 
 REAPED = 64
 END_SIZE = ffi.sizeof("struct ox_end")
 _FIONREAD = 0x541B  # asm-generic/ioctls.h
 
 _exits = ffi.new("struct ox_exit[]", REAPED)
-_numbers = ffi.new("int[]", _BATCH)
+_SIGNALS = 16
+_numbers = ffi.new("int[]", _SIGNALS)
 _offset = ffi.new("int64_t *")
 
 
@@ -96,7 +98,7 @@ def spawn(
     capabilities: int | None = None,
     no_new_privileges: bool = False,
     child: "Child | None" = None,
-    told: object = ffi.NULL,
+    told: object = NOWHERE,
 ) -> tuple[int, int]:
     """(pid, pidfd) of a child that has executed; pidfd is -1 where there are none. SpawnError otherwise. May run in
     several threads at once. To `told` (a `word` of `Shared`) the kernel writes the pid before the child runs."""
@@ -175,7 +177,7 @@ def signalfd(signals: list[int]) -> int:
 
 
 def read_signals(fd: int) -> list[int]:
-    return [_numbers[i] for i in range(_check(lib.ox_read_signals(fd, _numbers, 16)))]
+    return [_numbers[i] for i in range(_check(lib.ox_read_signals(fd, _numbers, _SIGNALS)))]
 
 
 def timerfd() -> int:
