@@ -313,6 +313,8 @@ class Fleet:
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
+            # Before the signal: should we die, whoever comes after us knows why it ends.
+            self._journal.add(observed(instance))
             self.hooks.drop(instance)
             if instance.process is None or not self.hooks.before(
                 "pre_stop", instance, lambda _: self._signal_stop(instance)
