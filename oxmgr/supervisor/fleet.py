@@ -313,13 +313,13 @@ class Fleet:
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
-            # Before the signal: should we die, whoever comes after us knows why it ends.
-            self._journal.add(observed(instance))
+            # Should we die, whoever comes after us knows why it ends, and that it may not have been told to.
+            self._journal.add(replace(observed(instance), due=0.0))
             self.hooks.drop(instance)
             if instance.process is None or not self.hooks.before(
-                "pre_stop", instance, lambda _: self._signal_stop(instance)
+                "pre_stop", instance, lambda _: self.signal_stop(instance)
             ):
-                self._signal_stop(instance)
+                self.signal_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
         if effect == END_REST:
@@ -335,7 +335,7 @@ class Fleet:
             return Go() if why is None else Hold(why)
         return None
 
-    def _signal_stop(self, instance: Instance) -> None:
+    def signal_stop(self, instance: Instance) -> None:
         if instance.state.status == is_.STOPPING and not self.launcher.endpoints.send_shutdown(instance):
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
 

@@ -211,6 +211,9 @@ class Takeover:
             ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
             fleet.send(instance, Adopted(main.pid, age, ready))
         fleet.launcher.endpoints.adopt(instance)
+        if seen.status == is_.STOPPING and not seen.due:
+            # Twice rather than never.
+            fleet.signal_stop(instance)
         return True
 
     def _hear_of(self, instance: "Instance", main: Process) -> None:
@@ -224,12 +227,13 @@ class Takeover:
         """As the earlier daemon had it: what was to follow follows, and what is wanted is started."""
         now = time.monotonic()
         state = instance.state
+        left = max(0.0, seen.due - time.time()) if seen.due else instance.app.spec.stop_timeout_ms / 1000.0
         return replace(
             state,
             status=is_.STOPPING,
             pid=seen.pid,
             started=now - age,
-            deadline=now + max(0.0, seen.due - time.time()),
+            deadline=now + left,
             then=seen.then or (START if state.desired else ""),
             reason=seen.reason,
         )
