@@ -82,9 +82,12 @@ def main(options: dict[str, str]) -> int:
         runtime = _runtime(options, guard)
         _make_run_folder(places, int(options.get("group", "-1")))
         lock = _take_lock(places, guard, int(options.get("lock", "-1")))
+        notes = Notes(places.notes)
+        if runtime is None or not runtime.fresh:
+            notes.end_unbegun()
         state_lock = _lock_state(places)
         hold = told >= 0 and options.get("hold") == "1"
-        run = _set_up(places, options, lock, state_lock, log, guard, runtime, hold=hold)
+        run = _set_up(places, options, lock, state_lock, log, guard, notes, runtime, hold=hold)
     except (OSError, ValueError, CannotStart, Refusal) as error:
         why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
         _tell(told, f"the daemon cannot start: {why}")
@@ -112,6 +115,7 @@ def _set_up(
     state_lock: int,
     log: Log,
     guard: Guard,
+    notes: Notes,
     runtime: "Runtime | None",
     *,
     hold: bool,
@@ -142,7 +146,6 @@ def _set_up(
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     trees.guard = lambda: guard.pid if guard.fd >= 0 else 0
-    notes = Notes(places.notes)
     outputs = Outputs(loop, places, background, log, guard)
     events.heard = Alerting(loop, messenger, outputs.files).hear
     endpoints = Endpoints(loop, places, guard, trees, log)
@@ -332,7 +335,9 @@ def _hold(places: Places, fd: int) -> int:
             continue
         os.close(fd)
         home = places.home or places.state
-        raise Busy(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
+        # What a daemon has left that is dead says nothing of whether there is another.
+        kind = Busy if not holder.isdecimal() or _lives(int(holder)) else CannotStart
+        raise kind(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
     _sign(fd)
     return fd
 

@@ -50,7 +50,9 @@ def write_pid(path: str, pid: int) -> None:
 
 def found(path: str, guard: Guard | None = None, past: Past | None = None) -> Past:
     past = past or Past()
-    complete(past, Notes(path), NO_CGROUPS, guard or Guard(-1))
+    later = Notes(path)
+    later.end_unbegun()
+    complete(past, later, NO_CGROUPS, guard or Guard(-1))
     return past
 
 
