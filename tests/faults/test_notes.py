@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,14 +69,20 @@ def held(daemon: int, first: int) -> int:
     return next((int(pid) for pid in found if int(pid) != first), 0)
 
 
-def test_a_container_ends_with_the_code_of_an_app_that_nobody_has_written_down(empty_home: Home) -> None:
-    container = Container(empty_home)
-    container.start("sh", "-c", "trap 'exit 21' USR2; echo up; while :; do sleep 0.01; done").until("up")
+@pytest.fixture
+def container(empty_home: Home) -> Iterator[Container]:
+    made = Container(empty_home)
+    yield made
+    made.end()
+
+
+def test_a_container_ends_with_the_code_of_an_end_that_nobody_has_written_down(container: Container) -> None:
+    container.start("--", "/bin/sh", "-c", "trap 'exit 21' USR2; echo up; while :; do sleep 0.01; done").until("up")
     container.wait_until_up()
     # Looked at, reaped, and then there is no more.
     tracer = attach(
         container.daemon(),
-        empty_home.folder / "trace",
+        container.home.folder / "trace",
         "-e",
         "trace=waitid",
         "-e",
@@ -86,5 +93,5 @@ def test_a_container_ends_with_the_code_of_an_app_that_nobody_has_written_down(e
         assert container.code() == 21
     finally:
         detach(tracer)
-    text = (empty_home.folder / "trace").read_text()
+    text = (container.home.folder / "trace").read_text()
     assert "WEXITED|WNOWAIT" in text.replace("WNOHANG|", "") and "killed by SIGKILL" in text
