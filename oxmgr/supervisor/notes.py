@@ -54,9 +54,10 @@ _NOT_EXECUTED = 0x40
 class Start:
     """One that nobody has written down: `since` is the earliest that it can have begun, in clock ticks after boot."""
 
-    __slots__ = ("pid", "seen", "since")
+    __slots__ = ("at", "pid", "seen", "since")
 
-    def __init__(self, pid: int, since: int, seen: Observed) -> None:
+    def __init__(self, at: int, pid: int, since: int, seen: Observed) -> None:
+        self.at = at
         self.pid = pid
         self.since = since
         self.seen = seen
@@ -99,7 +100,7 @@ class Notes:
         self._ends = [(words[4 * i], words[4 * i + 1], moments[2 * i + 1]) for i in range(ENDS_MOST) if words[4 * i]]
         last = max(range(ENDS_MOST), key=lambda i: moments[2 * i + 1])
         native.note_ends(self._fd, ENDS, ENDS_MOST, (last + 1) % ENDS_MOST)
-        found = [_start_of(data[at : at + SLOT]) for at in range(SLOT, ENDS, SLOT)]
+        found = [_start_of(data[at : at + SLOT], at) for at in range(SLOT, ENDS, SLOT)]
         self.starts = [one for one in found if one is not None]
 
     def end(self, pid: int, ticks: int) -> int | None:
@@ -112,7 +113,11 @@ class Notes:
     def end_unbegun(self) -> None:
         """End those that have not come to execute their program, and never will then: they are no starts. Each holds
         what the earlier daemon held, its locks too. OSError when one cannot be looked at."""
-        self.starts = [one for one in self.starts if not _is_ended_unbegun(one)]
+        for one in list(self.starts):
+            if _is_ended_unbegun(one):
+                # At once: should we not come up, whoever comes after us must not take it for a run that was killed.
+                self.starts.remove(one)
+                self._write(_NOTHING, one.at)
 
     # --- our own ---
 
@@ -197,14 +202,14 @@ def _record(seen: Observed) -> bytes:
     return data if len(data) <= SLOT - _RECORD else record(encode(replace(seen, reason="", cgroup="")))
 
 
-def _start_of(slot: bytes) -> Start | None:
+def _start_of(slot: bytes, at: int) -> Start | None:
     pid = int.from_bytes(slot[:4], byteorder, signed=True)
     try:
         payloads, _, _ = read_records(KIND, file_header(KIND) + slot[_RECORD:])
         seen = Decoder(Observed).decode(payloads[0]) if payloads and pid > 0 else None
     except (Newer, *UNREADABLE):
         return None
-    return None if seen is None else Start(pid, int.from_bytes(slot[8:16], byteorder) // _TICK, seen)
+    return None if seen is None else Start(at, pid, int.from_bytes(slot[8:16], byteorder) // _TICK, seen)
 
 
 # --- what an earlier daemon had no time for ---

@@ -241,6 +241,7 @@ def test_who_has_not_begun_is_ended_and_is_no_start(path: str) -> None:
         signal.pause()
     write_pid(path, pid)
     assert found(path).seen == {}
+    assert Notes(path).starts == [], "nor for who comes next"
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
 
 
