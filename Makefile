@@ -19,7 +19,7 @@ help:
 	@echo "make bench-peers  the same lines through other loggers"
 	@echo "make bench-inits  the same scenarios as a container's first process: oxmgr, tini, dumb-init; as root"
 	@echo "make campaign     3,000,000 lines, 200 kills of the daemon, a full disk: each line once, in order"
-	@echo "make death-campaign  daemon and guard killed, and their system calls failed, while 20 apps run; ARGS='SECONDS SEED'"
+	@echo "make death-campaign  daemon and guard killed, and their system calls failed, while 20 apps run; ARGS='SECONDS SEED', or '--every all --paths spawn,exit'"
 	@echo "make reexec-campaign  the daemon is replaced 1,000 times under load: same pids, each line once, nothing leaked"
 	@echo "make fuzz         the formatter of logs with random bytes, under the sanitizers"
 	@echo "make clean        remove what was built"
