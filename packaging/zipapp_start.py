@@ -53,13 +53,15 @@ def _find(name: str) -> str:
     try:
         while not _hold(folder):
             os.makedirs(base, 0o700, exist_ok=True)
-            _check(base)
+            wrong = _wrong(base)
+            if wrong:
+                raise _unusable(base, wrong)
             _unpack(base, name)
-        _check(folder)
-        if os.statvfs(folder).f_flag & os.ST_NOEXEC:
-            raise _unusable(base, "nothing can be executed there, its file system is mounted with noexec")
+        wrong = _wrong(folder)
     except OSError as error:
-        raise _unusable(base, f"{error.filename or base}: {error.strerror}") from None
+        wrong = f"{error.filename or base}: {error.strerror}"
+    if wrong:
+        raise _unusable(base, wrong)
     return folder
 
 
@@ -71,15 +73,19 @@ def _unusable(base: str, why: str) -> Unusable:
     )
 
 
-def _check(folder: str) -> None:
+def _wrong(folder: str) -> str:
+    """Why nothing may be run out of it, or ""."""
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & OTHERS:
-        raise _unusable(os.path.dirname(folder), f"{folder} is not a folder that you alone can write to")
+        return f"{folder} is not a folder that you alone can write to"
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return "nothing can be executed there, its file system is mounted with noexec"
     while folder != "/":
         folder = os.path.dirname(folder)
         found = os.stat(folder)
         if found.st_uid not in (0, os.geteuid()) or (found.st_mode & OTHERS and not found.st_mode & stat.S_ISVTX):
-            raise _unusable(folder, f"{folder} can be written to by others")
+            return f"{folder} can be written to by others"
+    return ""
 
 
 def _hold(folder: str) -> bool:

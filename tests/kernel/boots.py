@@ -25,7 +25,7 @@ APPS = f'''
 exit_when = "driver"
 [processes.driver]
 command = """INIT_VM=1 .venv/bin/python -m pytest -p no:cacheprovider -v -x tests/kernel/init >/run/out/output 2>&1
-echo $? >/run/out/exit; trap 'exit 42' TERM; kill -TERM 1; while :; do sleep 1000 & wait $!; done"""
+echo $? >/run/out/exit; trap 'exit 42' TERM; sleep 1000 & kill -TERM 1; wait"""
 working_dir = "{REPOSITORY}"
 restart = "never"
 env = {{ HOME = "/run/tests", TMPDIR = "/run/tests", PYTHONDONTWRITEBYTECODE = "1", PYTEST_DISABLE_PLUGIN_AUTOLOAD = "1" }}

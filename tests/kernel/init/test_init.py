@@ -12,7 +12,7 @@ import pytest
 
 from oxmgr.model.messages import Act
 from oxmgr.model.places import find_places
-from tests.conftest import DEADLINE, Home, wait_until
+from tests.conftest import DEADLINE, REPOSITORY, Home, wait_until
 from tests.containers import COMMAND, ORPHANS
 
 NAMES = ["api", "counts", "db", "driver", "eats", "web:0", "web:1"]
@@ -36,7 +36,8 @@ def parent(pid: int) -> int:
 
 
 def pids(home: Home) -> dict[str, int | None]:
-    return {name: view.pid for name, view in home.views().items() if name != "eats"}
+    """Of those that run all the time."""
+    return {name: view.pid for name, view in home.views().items() if name not in ("eats", "strays")}
 
 
 def test_the_guard_is_process_1_and_the_commands_find_the_daemon(home: Home) -> None:
@@ -78,6 +79,13 @@ def test_a_stop_leaves_nothing_and_the_start_gives_it_all_back(home: Home) -> No
     assert not os.path.exists(f"/proc/{before.pid}") and before.cgroup and not os.path.exists(before.cgroup)
     home.request(Act("start", ["web"]))
     assert Path(f"{home.views()['web:1'].cgroup}/pids.max").read_text() == "9\n"
+
+
+def test_the_hosts_files_cannot_be_written() -> None:
+    """Not even by who makes its mount of them one to write to."""
+    run("mount", "-o", "remount,rw", "/run/root")
+    with pytest.raises(OSError, match="Read-only file system"):
+        Path(f"/run/root{REPOSITORY}/written-in-the-guest").touch()
 
 
 def test_a_killed_daemon_ends_neither_the_machine_nor_an_app(home: Home) -> None:
