@@ -6,6 +6,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,6 @@ class Boot:
         self.out.mkdir(parents=True)
         (self.out / "start").write_text(f"exec {start}\n")
         (self.out / "oxfile.toml").write_text(file)
-        self.monitor = folder / "monitor"
         self._console = folder / "console"
 
     def told(self, wrong: list[str]) -> list[str]:
@@ -76,8 +76,10 @@ class Boot:
         """What is wrong with how it ended. Ctrl-Alt-Del is pressed when `until` is on the console."""
         words = f"{REPOSITORY}/tests/kernel/init.sh -- {REPOSITORY} {sys.base_prefix} {kernel.release}"
         append = f"console=ttyS0 panic=-1 quiet loglevel=1 cgroup_no_v1=all psi=1 init={words}"
-        more = ("-append", append, "-qmp", f"unix:{self.monitor},server=on,wait=off")
-        with open(self._console, "wb") as console:
+        # Sockets have short names.
+        with tempfile.TemporaryDirectory(prefix="ox-") as short, open(self._console, "wb") as console:
+            monitor = f"{short}/monitor"
+            more = ("-append", append, "-qmp", f"unix:{monitor},server=on,wait=off")
             vm = subprocess.Popen(
                 [*virtme, *(f"--qemu-opt={word}" for word in more)],
                 stdin=subprocess.DEVNULL,
@@ -87,36 +89,24 @@ class Boot:
                 start_new_session=True,
             )
             try:
-                return self._watch(vm, until)
+                return self._watch(vm, until, monitor)
             finally:
                 end(vm)
 
-    def _watch(self, vm: subprocess.Popen[bytes], until: str) -> list[str]:
+    def _watch(self, vm: subprocess.Popen[bytes], until: str, monitor: str) -> list[str]:
         handle = os.pidfd_open(vm.pid)
         try:
             deadline = time.monotonic() + BOOT_SECONDS
             # The console is a file: nobody tells of a line.
             while not select.select([handle], [], [], 0.1)[0]:
                 if until and until in self.console:
-                    self._press_ctrl_alt_del()
+                    press_ctrl_alt_del(monitor)
                     until = ""
                 if time.monotonic() > deadline:
                     return [f"the VM was killed: not done within {BOOT_SECONDS:.0f} s"]
             return []
         finally:
             os.close(handle)
-
-    def _press_ctrl_alt_del(self) -> None:
-        keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
-        requests = ({"execute": "qmp_capabilities"}, {"execute": "send-key", "arguments": {"keys": keys}})
-        with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rw") as talk:
-            sock.settimeout(DEADLINE)
-            sock.connect(str(self.monitor))
-            for request in requests:
-                talk.write(f"{json.dumps(request)}\n")
-                talk.flush()
-                while "return" not in json.loads(talk.readline()):
-                    pass  # its greeting, an event
 
     def lacks(self, *texts: str) -> list[str]:
         """What is not on the console behind what was before it."""
@@ -127,6 +117,20 @@ class Boot:
             if found < 0:
                 wrong.append(f"not on the console, or not in this order: {text.strip()}")
         return wrong
+
+
+def press_ctrl_alt_del(monitor: str) -> None:
+    """By the QEMU Machine Protocol: a line is a message."""
+    keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
+    requests = ({"execute": "qmp_capabilities"}, {"execute": "send-key", "arguments": {"keys": keys}})
+    with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rw") as talk:
+        sock.settimeout(DEADLINE)
+        sock.connect(monitor)
+        for request in requests:
+            talk.write(f"{json.dumps(request)}\n")
+            talk.flush()
+            while "return" not in json.loads(talk.readline()):
+                pass  # its greeting, an event
 
 
 def apps(kernel: Kernel, folder: Path, virtme: Virtme, end: End) -> list[str]:
