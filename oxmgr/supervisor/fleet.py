@@ -92,6 +92,7 @@ class Fleet:
         launcher.endpoints.send = self.send
         self.probes.held = launcher.endpoints.sockets.inodes
         launcher.beside = self._beside
+        launcher.endpoints.sockets.extras = lambda app: [one for one in self.extras if one.app is app]
         self.extras: dict[Instance, None] = {}
         self.turns = Turns(self, loop)
         self.exits = Exits(self, loop)
