@@ -127,8 +127,10 @@ class Connection:
             found.append(self._receive())
         return found
 
-    def wait_for_end(self) -> None:
-        """Until the daemon has hung up, which it does as the last thing before its end."""
+    def wait_for_end(self, timeout: float | None = None) -> None:
+        """Until the daemon has hung up, which it does as the last thing before its end, or has said nothing for that
+        many seconds."""
+        self._sock.settimeout(timeout)
         try:
             while True:
                 self._receive()
