@@ -23,6 +23,7 @@ from typing import Any
 
 from oxmgr.model.messages import Act
 from oxmgr.model.spec import Spec
+from tests.bench.__main__ import machine
 from tests.conftest import REPOSITORY, Home, wait_until
 from tests.integration.test_sockets import free_port
 
@@ -54,7 +55,9 @@ BROKEN = ("reset", "cut", "raced")
 def build(name: str, *flags: str, out: Path | None = None) -> str:
     path = (out or BUILD) / Path(name).stem
     path.parent.mkdir(exist_ok=True)
-    subprocess.run(["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-pthread", *flags, "-o", path, HERE / name], check=True)
+    subprocess.run(
+        ["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-pthread", *flags, "-o", path, HERE / name], check=True
+    )
     return str(path)
 
 
@@ -104,9 +107,7 @@ def static(folder: Path, port: int) -> Spec:
 def served(argv: list[str], port: int, **keys: Any) -> Spec:
     env = {"PORT": str(port), "NODE_PATH": str(NODE_APPS / "node_modules")}
     listen = [f"127.0.0.1:{port}"]
-    return Spec(
-        "web", argv[0], argv, str(APPS), instances=2, listen=listen, env=env, restart_delay_max_ms=0, **keys
-    )
+    return Spec("web", argv[0], argv, str(APPS), instances=2, listen=listen, env=env, restart_delay_max_ms=0, **keys)
 
 
 SERVERS: "dict[str, Callable[[Path, int], Spec]]" = {
@@ -151,13 +152,23 @@ class Table:
         self.rows: list[Counts] = []
         self.lost = 0
 
-    def add(self, server: str, by: str, times: int, keep: bool, seconds: float, counts: Counts, path: str = "/") -> None:
+    def add(
+        self, server: str, by: str, times: int, keep: bool, seconds: float, counts: Counts, path: str = "/"
+    ) -> None:
         failed = lost(counts, by)
-        row = {"server": server, "by": by, "times": times, "keep_alive": keep, "path": path, "seconds": round(seconds, 1)}
+        row = {
+            "server": server,
+            "by": by,
+            "times": times,
+            "keep_alive": keep,
+            "path": path,
+            "seconds": round(seconds, 1),
+        }
         self.rows.append({**row, **counts, "failed": failed})
         if not by.startswith("PM2"):
             self.lost += failed
         print(self.line(self.rows[-1]), flush=True)
+        (BUILD / "load.json").write_text(json.dumps({"machine": machine(), "rows": self.rows}, indent=1) + "\n")
 
     HEAD = (
         "| server | what is done | keep-alive | answered | failed | raced | cut by the kill | p99 ms | longest ms |\n"
@@ -267,11 +278,11 @@ def with_pm2(table: Table, asker: str, times: int) -> None:
 def main(reloads: int = 50, kills: int = 200, *servers: str) -> int:
     asker, table = build("asker.c"), Table()
     print(Table.HEAD, flush=True)
-    for server in servers or SERVERS:
-        with_oxmgr(table, asker, server, reloads, kills // 2)
-    if not servers or "PM2" in servers:
-        with_pm2(table, asker, reloads)
-    (BUILD / "load.json").write_text(json.dumps(table.rows, indent=1) + "\n")
+    for server in servers or ("Node http", "PM2", *list(SERVERS)[1:]):
+        if server == "PM2":
+            with_pm2(table, asker, reloads)
+        else:
+            with_oxmgr(table, asker, server, reloads, kills // 2)
     return int(table.lost > 0)
 
 
