@@ -289,7 +289,8 @@ if (held.length || ready) {
     }
 
     function isEndless(response) {
-      return /^text\/event-stream/i.test(String(response.getHeader('content-type')));
+      // As it was sent: what is given to writeHead() is in no other place.
+      return /^content-type: *text\/event-stream/im.test(response._header);
     }
 
     return add;
