@@ -275,7 +275,10 @@ def with_pm2(table: Table, asker: str, times: int) -> None:
         shutil.rmtree(folder)
 
 
-def main(reloads: int = 50, kills: int = 200, *servers: str) -> int:
+def main(words: list[str]) -> int:
+    reloads = int(words[0]) if words else 50
+    kills = int(words[1]) if len(words) > 1 else 200
+    servers = words[2:]
     asker, table = build("asker.c"), Table()
     print(Table.HEAD, flush=True)
     for server in servers or ("Node http", "PM2", *list(SERVERS)[1:]):
@@ -287,4 +290,4 @@ def main(reloads: int = 50, kills: int = 200, *servers: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:3]), *sys.argv[3:]))
+    sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def connected(port: int) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
 
 
-def web(home: Home, script: str, port: int, **keys: object) -> Spec:
+def web(home: Home, script: str, port: int, **keys: Any) -> Spec:
     return node(home, LATE + script.replace("PORT", str(port)), f"127.0.0.1:{port}", **keys)
 
 
