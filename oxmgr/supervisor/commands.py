@@ -7,20 +7,14 @@ from oxmgr import __version__
 from oxmgr.lifecycle.events import Reset, Restart, Stop
 from oxmgr.model import messages as m
 from oxmgr.model import status as is_
-from oxmgr.model.check import NUMBERS, spec_error
+from oxmgr.model.check import NUMBERS
 from oxmgr.model.codec import replace
-from oxmgr.model.graph import find_cycle
-from oxmgr.model.listen import shared_socket
-from oxmgr.model.logpaths import shared_logs
 from oxmgr.model.signals import signal_name
-from oxmgr.model.spec import NAME_LIMIT, Limits, Spec
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
+from oxmgr.supervisor.applies import Refusal, changes_of, check, environ_for, is_finished, put
 from oxmgr.supervisor.feed import Feed
 from oxmgr.supervisor.handover import PROGRAM_WORDS
-from oxmgr.supervisor.limits import not_enforceable
-from oxmgr.supervisor.outputs import plumbing
-from oxmgr.supervisor.plan import must_restart, plan
 from oxmgr.supervisor.rollouts import Rollouts, can_roll
 from oxmgr.supervisor.waiting import DOWN, GONE, UP, Waiter, Waiting
 
@@ -40,14 +34,6 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.outputs import Outputs
 
 INSTANCES_LIMIT = int(NUMBERS["instances"][1])
-
-
-class Refusal(Exception):
-    """The request is not carried out, and nothing has changed."""
-
-    def __init__(self, message: str, code: int = m.WRONG) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Commands:
@@ -124,25 +110,25 @@ class Commands:
     # --- apply ---
 
     def _apply(self, request: m.Apply, client: "Client") -> None:
-        self.check(request.specs, request.prune)
+        check(self._fleet, self._places.logs, request.specs, prune=request.prune)
         if request.reload:
             self._refuse_when_rolling(spec.name for spec in request.specs)
         if request.plan_only:
-            client.finish(m.Done(self._plan(request, {name: app.spec for name, app in self._fleet.apps.items()})))
+            client.finish(m.Done(self._changes(request)))
             return
         self._refuse_when_ending()
-        changed = self._plan(request, {name: app.spec for name, app in self._fleet.apps.items()})
+        changed = self._changes(request)
         self._refuse_when_rolling(one.app for one in changed if one.action == "change")
         changes: list[m.Change] = []
 
         def change(draft: "Draft") -> None:
             # By what is desired, which is ahead of what is there by the changes that are being saved.
-            changes[:] = self._plan(request, {name: app.spec for name, app in draft.apps.items()})
+            changes[:] = changes_of(self._fleet, request, {name: app.spec for name, app in draft.apps.items()})
             for action in changes:
                 if action.action == "delete":
                     draft.drop(action.app)
             for spec in request.specs:
-                draft.put(spec, self._environ_for(spec, request.environ))
+                draft.put(spec, environ_for(self._fleet, spec, request.environ))
 
         def saved(error: OSError | None) -> None:
             if not self._ends_meanwhile(client, error):
@@ -150,94 +136,22 @@ class Commands:
 
         self._commit(change, saved, client)
 
-    def _plan(self, request: m.Apply, desired: dict[str, Spec]) -> list[m.Change]:
-        idle = {one.app.spec.name for one in self._fleet if _is_idle(one)}
-        return plan(request.specs, desired, idle, prune=request.prune)
-
-    def _environ_for(self, spec: Spec, environ: bytes) -> bytes:
-        """An app takes the environment of the command that starts or restarts it."""
-        app = self._fleet.apps.get(spec.name)
-        if app is None or must_restart(spec, app.spec) or not any(one.state.pid for one in app.instances.values()):
-            return environ
-        return app.environ
+    def _changes(self, request: m.Apply) -> list[m.Change]:
+        return changes_of(self._fleet, request, {name: app.spec for name, app in self._fleet.apps.items()})
 
     def _carry_out(self, request: m.Apply, changes: list[m.Change], client: "Client") -> None:
         """What was asked is desired. Now it is made true."""
-        apps = self._fleet.apps
-        start: list[Instance] = []
-        restart: list[Instance] = []
-        replace_them: list[Instance] = []
-        leave: list[Instance] = []
-        limit: list[tuple[Instance, Limits]] = []
-        for action in changes:
-            if action.action == "delete" and action.app in apps:
-                leave += apps[action.app].instances.values()
+        work = put(self._fleet, self._rollouts.outdated, request, changes)
         for spec, action in zip(request.specs, changes, strict=False):
-            before = apps[spec.name].spec if spec.name in apps else spec
-            # What an earlier daemon left of an app that nothing was known of runs by nobody knows what.
-            again = spec.name not in apps or must_restart(spec, before)
-            app = self._fleet.put(spec, self._environ_for(spec, request.environ))
-            for instance in app.instances.values():
-                if instance.index >= spec.instances:
-                    leave.append(instance)
-                elif instance.down:
-                    if again or not _finished(instance):
-                        start.append(instance)
-                elif instance.state.status == is_.STOPPING and not instance.state.desired:
-                    start.append(instance)
-                elif again or request.reload or instance in self._rollouts.outdated:
-                    rolls = (
-                        instance.state.status == is_.RUNNING
-                        and can_roll(spec)
-                        and plumbing(spec) == plumbing(before)
-                        # Who shares a port with nobody keeps those from it who would share it.
-                        and spec.reuse_port == before.reuse_port
-                    )
-                    (replace_them if rolls else restart).append(instance)
-                else:
-                    self._fleet.launcher.connect(instance)
-                    self._fleet.see_to(instance)
-                    if spec.limits != before.limits:
-                        limit.append((instance, before.limits))
-            self._fleet.gate(app)
             if action.action in ("add", "change"):
                 kind = "added" if action.action == "add" else "changed"
                 self._events.tell(kind, app=spec.name, reason=", ".join(action.keys))
-        self._leave(leave)
-        self._fleet.bring_down(restart, Restart())
-        self._fleet.start(start)
-        stay = [one for spec in request.specs for one in apps[spec.name].instances.values() if not one.leaving]
-        goals = dict.fromkeys(leave, GONE)
-        goals.update((one, UP) for one in stay if not (one.down and _finished(one)) and one not in replace_them)
-        self._fleet.change_limits(limit, lambda: self._wait(client, goals, stay, changes, rolls=replace_them))
-
-    def check(self, specs: list[Spec], prune: bool) -> None:
-        """Refusal when these cannot be what is desired; with `prune`, nothing but these."""
-        names: set[str] = set()
-        for spec in specs:
-            wrong = spec_error(spec)
-            if wrong:
-                raise Refusal(f"{spec.name[:NAME_LIMIT]!r}: {wrong}")
-            if spec.name in names:
-                raise Refusal(f"{spec.name} is there twice: give one of them another name")
-            names.add(spec.name)
-            missing = not_enforceable(spec.limits, self._fleet.trees.cgroups)
-            if missing and spec.limits.required:
-                raise Refusal(f"{spec.name}: {missing[0]}, and limits.required says that it must be", m.FAILED)
-        after = {spec.name: spec for spec in specs}
-        if not prune:
-            after = {name: app.spec for name, app in self._fleet.apps.items()} | after
-        for path, (one, _), (other, _) in shared_logs(list(after.values()), self._places.logs, os.path.realpath):
-            # Of others it is no business of this request: a link that made two files one may have come later.
-            if one in names or other in names:
-                raise Refusal(f"{one} and {other} would both write to {path}: set another log_file")
-        taken = shared_socket({spec.name: spec.listen for spec in after.values() if spec.listen})
-        if taken is not None:
-            place, one, other = taken
-            raise Refusal(f"{one} and {other} would both listen at {place}: give one of them another address")
-        cycle = find_cycle(self._fleet.graph() | {spec.name: list(spec.depends_on) for spec in specs})
-        if cycle:
-            raise Refusal(f"depends_on goes in a circle: {' → '.join(cycle)}: take one of them out")
+        self._leave(work.leave)
+        self._fleet.turns.bring_down(work.restart, Restart())
+        self._fleet.turns.start(work.start)
+        goals = dict.fromkeys(work.leave, GONE)
+        goals.update((one, UP) for one in work.stay if not (one.down and is_finished(one)) and one not in work.roll)
+        self._fleet.change_limits(work.limit, lambda: self._wait(client, goals, work.stay, changes, rolls=work.roll))
 
     def _scale(self, request: m.Scale, client: "Client") -> None:
         app = self._fleet.apps.get(request.app)
@@ -263,7 +177,9 @@ class Commands:
     def _start(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         environs = {one.app.spec.name: one.app.environ for one in chosen}
         if request.environ is not None:
-            environs = {name: self._environ_for(self._fleet.apps[name].spec, request.environ) for name in environs}
+            environs = {
+                name: environ_for(self._fleet, self._fleet.apps[name].spec, request.environ) for name in environs
+            }
 
         def saved(error: OSError | None) -> None:
             if self._ends_meanwhile(client, error):
@@ -272,29 +188,29 @@ class Commands:
                 if name in self._fleet.apps:
                     self._fleet.apps[name].environ = environ
             here = [one for one in chosen if not one.leaving]
-            self._fleet.start(here)
+            self._fleet.turns.start(here)
             self._wait(client, dict.fromkeys(here, UP), chosen)
 
         self._commit(lambda draft: _want(draft, chosen, True, environs), saved, client)
 
     def _stop(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         self._give_up_rolling(chosen, "it was stopped")
-        self._fleet.bring_down(chosen, Stop())
+        self._fleet.turns.bring_down(chosen, Stop())
         self._save_and_wait(chosen, False, DOWN, client)
 
     def _restart(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         self._give_up_rolling(chosen, "it was restarted")
         start = [one for one in chosen if not one.state.pid and not one.app.spec.schedule]
-        self._fleet.start(start)
-        self._fleet.bring_down([one for one in chosen if one not in start], Restart(run=True))
+        self._fleet.turns.start(start)
+        self._fleet.turns.bring_down([one for one in chosen if one not in start], Restart(run=True))
         self._save_and_wait(chosen, True, UP, client)
 
     def _reload(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         self._refuse_when_rolling(one.app.spec.name for one in chosen)
         rolls = [one for one in chosen if one.state.status == is_.RUNNING and can_roll(one.app.spec)]
         others = [one for one in chosen if one not in rolls]
-        self._fleet.start([one for one in others if not one.state.pid])
-        self._fleet.bring_down([one for one in others if one.state.pid], Restart())
+        self._fleet.turns.start([one for one in others if not one.state.pid])
+        self._fleet.turns.bring_down([one for one in others if one.state.pid], Restart())
         self._save_and_wait(others, True, UP, client, shown=chosen, rolls=rolls)
 
     def _refuse_when_rolling(self, names: "Iterable[str]") -> None:
@@ -423,7 +339,7 @@ class Commands:
     def shut_down(self, *, signalled: bool = False) -> None:
         """Stop everything in order; what is desired stays. The second call hurries."""
         if self.ending:
-            self._fleet.hurry()
+            self._fleet.turns.hurry()
             return
         self.ending = True
         self._events.tell("daemon-stopping")
@@ -431,7 +347,7 @@ class Commands:
             self._desired.commit(lambda draft: None, lambda error: self._end_when_down())
         self._fleet.watches.end()
         self._give_up_rolling(self._fleet, "the daemon is stopping")
-        self._fleet.bring_down(list(self._fleet.everything()), Stop(keep=True, signalled=signalled))
+        self._fleet.turns.bring_down(list(self._fleet.everything()), Stop(keep=True, signalled=signalled))
         self._end_when_down()
 
     def _end_when_down(self) -> None:
@@ -461,7 +377,7 @@ class Commands:
         held, self._held_back = self._held_back, []
         if self.ending:
             return
-        self._fleet.start([one for one in held if one.down and one.state.desired and self._fleet.has(one)])
+        self._fleet.turns.start([one for one in held if one.down and one.state.desired and self._fleet.has(one)])
 
     def _commit(
         self, change: "Callable[[Draft], None]", done: "Callable[[OSError | None], None]", client: "Client"
@@ -507,7 +423,7 @@ class Commands:
             instance.leaving = True
             if instance.down:
                 self._fleet.remove(instance)
-        self._fleet.bring_down([one for one in instances if not one.down], Stop())
+        self._fleet.turns.bring_down([one for one in instances if not one.down], Stop())
 
     def _wait(
         self,
@@ -553,21 +469,9 @@ class Commands:
         self._end_when_down()
 
 
-def _finished(instance: "Instance") -> bool:
-    """It has done its work: an apply does not do it again."""
-    state = instance.state
-    if instance.app.spec.schedule:
-        return False
-    return state.status == is_.EXITED and (state.exit_code == 0 or state.exit_code in instance.app.spec.stop_exit_codes)
-
-
 def fault_reply(fault: Exception) -> m.Failed:
     """Whoever asked must not wait for an answer for ever; the loop tells the log of the fault."""
     return m.Failed(f"a fault in the daemon, {type(fault).__name__}: its log has it, please report it")
-
-
-def _is_idle(instance: "Instance") -> bool:
-    return instance.down and not _finished(instance)
 
 
 def _want(

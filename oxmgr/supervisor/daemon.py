@@ -14,9 +14,10 @@ from oxmgr.model.places import Places, find_places
 from oxmgr.supervisor import native
 from oxmgr.supervisor.aging import Aging
 from oxmgr.supervisor.alerting import Alerting
+from oxmgr.supervisor.applies import Refusal
 from oxmgr.supervisor.background import Background
 from oxmgr.supervisor.cgroup import open_cgroups
-from oxmgr.supervisor.commands import Commands, Refusal
+from oxmgr.supervisor.commands import Commands
 from oxmgr.supervisor.control import Server
 from oxmgr.supervisor.desired import Desired
 from oxmgr.supervisor.endpoints import Endpoints
@@ -157,7 +158,7 @@ def _set_up(
     guard.keep(CONTROL, server.fd)
 
     if runtime is not None:
-        runtime.want(desired, commands)
+        runtime.want(desired, fleet, places.logs)
         if runtime.fresh:
             past = Past()
     for saved in desired.apps.values():
@@ -363,7 +364,7 @@ def _on_signals(numbers: list[int], fleet: Fleet, commands: Commands) -> None:
     for _ in [number for number in numbers if number in ENDS]:
         commands.shut_down(signalled=True)
     if SIGCHLD in numbers:
-        fleet.reap()
+        fleet.exits.reap()
 
 
 def _tell(fd: int, text: str) -> None:

@@ -1,6 +1,6 @@
 """Every app and instance, and what happens to them: carries out what the lifecycle decides.
 
-An exit is followed from here in one sitting: `reaped` → `send` → lifecycle.machine.step → `_carry_out` → process.start.
+An exit is followed in one sitting: Exits.reap → `send` → lifecycle.machine.step → `_carry_out` → process.start.
 """
 
 import os
@@ -22,32 +22,30 @@ from oxmgr.lifecycle.events import (
     Hold,
     Note,
     SpawnFailed,
-    Start,
     State,
-    Stop,
     Tick,
 )
 from oxmgr.lifecycle.machine import step
 from oxmgr.model import messages
 from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
-from oxmgr.model.graph import start_order
 from oxmgr.model.signals import signal_name
 from oxmgr.model.spec import Limits, Spec
-from oxmgr.supervisor import native
 from oxmgr.supervisor.chores import Chores
+from oxmgr.supervisor.exits import Exits
 from oxmgr.supervisor.hooks import HookRunner
 from oxmgr.supervisor.instance import App, Instance
 from oxmgr.supervisor.probes import Probes
-from oxmgr.supervisor.process import start_ticks, write_stdin
+from oxmgr.supervisor.process import write_stdin
 from oxmgr.supervisor.schedules import Schedules
 from oxmgr.supervisor.soft_limits import SoftLimits
+from oxmgr.supervisor.turns import Turns
 from oxmgr.supervisor.views import observed, view
 from oxmgr.supervisor.watches import Watches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from oxmgr.model.places import Places
     from oxmgr.supervisor.background import Background
@@ -55,16 +53,11 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.journal import Journal
     from oxmgr.supervisor.launcher import Launcher
     from oxmgr.supervisor.loop import Loop
-    from oxmgr.supervisor.orphans import Look
     from oxmgr.supervisor.trees import Trees
 
 
-SLICE = 0.01
-
-
 class Fleet:
-    """Starts are made in slices of SLICE seconds, so that many of them do not keep anything else waiting. `changed` is
-    called with an instance after each of its steps, once all of a step's effects are done."""
+    """`changed` is called with an instance after each of its steps, once all of a step's effects are done."""
 
     def __init__(
         self,
@@ -94,18 +87,13 @@ class Fleet:
         self.probes = Probes(loop, trees, self.chores, self.send)
         self.schedules = Schedules(loop, self.send, self._tell, self._note)
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
-        self._held: dict[Instance, Event] = {}
-        self._sinking: set[Instance] = set()
-        self._releasing = False
-        trees.emptied = self._emptied
         launcher.later = self.send
         launcher.endpoints.send = self.send
         self.probes.held = launcher.endpoints.sockets.inodes
-        launcher.claim = self._claim
         launcher.beside = self._beside
-        self._unclaimed: dict[int, tuple[int | None, int | None]] = {}
-        self._queue: dict[Instance, None] = {}
         self.extras: dict[Instance, None] = {}
+        self.turns = Turns(self, loop)
+        self.exits = Exits(self, loop)
 
     def __iter__(self) -> "Iterator[Instance]":
         for app in self.apps.values():
@@ -175,51 +163,29 @@ class Fleet:
         del self.extras[instance]
         self._give_up(instance)
 
+    def _beside(self, instance: Instance) -> Instance | None:
+        if not self.extras:
+            return None
+        others = (one for one in self.everything() if one is not instance and one.outputs)
+        return next((one for one in others if one.pipes == instance.pipes), None)
+
+    def shares(self, instance: Instance) -> bool:
+        """Whether another one prints to the same pipes."""
+        if not self.extras:
+            return False
+        same = [one for one in self.everything() if one.outputs is instance.outputs and one.outputs]
+        return len(same) > 1
+
     def _give_up(self, instance: Instance) -> None:
         self.trees.forget(instance)
         self.launcher.forget(instance)
-        self._held.pop(instance, None)
-        self._queue.pop(instance, None)
+        self.turns.forget(instance)
         gone = messages.Observed(instance.app.spec.name, instance.index, is_.STOPPED, gone=True)
         self._journal.add(replace(gone, run=instance.run, extra=instance.extra))
         try:
             os.unlink(self._places.stdin(instance.folder))
         except FileNotFoundError:
             pass
-
-    def start(self, instances: "Iterable[Instance]") -> None:
-        """Dependencies first, so that what waits for them sees them coming."""
-        order = {name: at for at, name in enumerate(start_order(self.graph()))}
-        for instance in instances:
-            self._held.pop(instance, None)
-            self._queue[instance] = None
-        self._queue = dict.fromkeys(sorted(self._queue, key=lambda one: order[one.app.spec.name]))
-        self._start_some()
-
-    def _start_some(self) -> None:
-        end = time.monotonic() + SLICE
-        while self._queue:
-            if time.monotonic() > end:
-                self._loop.at(0.0, self._start_some)
-                return
-            instance = next(iter(self._queue))
-            del self._queue[instance]
-            before = instance.state
-            self._loop.call(self.send, instance, Start())
-            if instance.state is before:
-                # It ran already. Whoever waits for it waited for its turn.
-                self.changed(instance)
-
-    def bring_down(self, instances: "Iterable[Instance]", event: Event) -> None:
-        """Stop or Restart: those that others of them depend on wait until those are down."""
-        for instance in instances:
-            self._queue.pop(instance, None)
-            self._held[instance] = event
-        self._release()
-
-    def is_held(self, instance: Instance) -> bool:
-        """Whether it is to be brought down as soon as others are, or started as soon as its turn has come."""
-        return instance in self._held or instance in self._queue
 
     def change_limits(self, instances: "list[tuple[Instance, Limits]]", done: "Callable[[], None]") -> None:
         """Give running instances the limits of their specs; those beside each are what they had. Then `done`."""
@@ -239,38 +205,6 @@ class Fleet:
 
     def graph(self) -> dict[str, list[str]]:
         return {name: list(app.spec.depends_on) for name, app in self.apps.items()}
-
-    def _release(self) -> None:
-        if self._releasing:
-            return  # within a step that one further up has had taken, which looks again
-        self._releasing = True
-        try:
-            self._release_all()
-        finally:
-            self._releasing = False
-
-    def _release_all(self) -> None:
-        while True:
-            self._sinking = {one for one in self._sinking if one.state.status == is_.STOPPING}
-            waited = {*self._sinking, *(one for one in self._held if one.state.status in is_.LIVE)}
-            needed = {name for one in waited for name in one.app.spec.depends_on}
-            ready = [one for one in self._held if one.app.spec.name not in needed]
-            if not ready:
-                return
-            for instance in ready:
-                event = self._held.pop(instance, None)
-                if event is not None:
-                    self._sinking.add(instance)
-                    self._loop.call(self.send, instance, event)
-
-    def hurry(self) -> None:
-        """Whatever is stopping is killed now, and what waits for it is stopped."""
-        for instance, event in list(self._held.items()):
-            del self._held[instance]
-            self._loop.call(self.send, instance, event)
-        for instance in list(self.everything()):
-            if instance.state.status == is_.STOPPING:
-                self.send(instance, Tick())
 
     # --- what happens to instances ---
 
@@ -323,8 +257,7 @@ class Fleet:
         self.changed(instance)
         if state.status != old.status or (state.pid > 0) != (old.pid > 0):
             self._regate(instance.app.spec.name)
-            if self._held and state.status != is_.STOPPING:
-                self._release()
+            self.turns.on_change(instance)
 
     def see_to(self, instance: Instance) -> None:
         """What others have to do now that it has another state, or its app another spec."""
@@ -334,7 +267,7 @@ class Fleet:
         else:
             self.trees.unwatch(instance)
         if instance.down:
-            if self._shares(instance):
+            if self.shares(instance):
                 # The pipes are the other one's from now on.
                 instance.outputs = ()
             self.launcher.put_away(instance)
@@ -414,11 +347,18 @@ class Fleet:
             app = self.apps.get(name)
             if app is not None:
                 states = [
-                    (is_.STOPPING if one in self._held else one.state.status, one.state.exit_code, one.state.pid > 0)
+                    (
+                        is_.STOPPING if self.turns.is_held(one) else one.state.status,
+                        one.state.exit_code,
+                        one.state.pid > 0,
+                    )
                     for one in app.instances.values()
                 ]
                 found[name] = Dependency(app.spec, states)
         return found
+
+    def _status(self, instance: Instance) -> str:
+        return is_.STOPPING if self.turns.is_held(instance) else instance.state.status
 
     def _regate(self, name: str) -> None:
         """Something of that app has changed: look again at those that wait for it."""
@@ -446,91 +386,6 @@ class Fleet:
     def write_stdin(self, instance: Instance, data: bytes) -> None:
         """All of it or an OSError: BlockingIOError when the app does not read what was sent before."""
         write_stdin(self._places.stdin(instance.folder), data)
-
-    # --- ends ---
-
-    def reap(self) -> None:
-        """Children have ended: ours and orphans that came to us."""
-        ended = []
-        for pid, code, number in native.reap():
-            instance = self.trees.mains.get(pid)
-            if instance is not None:
-                ended.append((instance, code, number))
-                self._let_go(instance)
-                continue
-            self.trees.reaped(pid)
-            self._loop.call(self.chores.ended, pid, (code, number))
-            if self.launcher.in_flight:
-                # Perhaps one that a thread has just made and nobody has told us of yet.
-                self._unclaimed[pid] = code, number
-        orphans = self.trees.orphans()
-        for instance, code, number in ended:
-            self._loop.call(self._ended_here, instance, code, number, orphans)
-        self.trees.check(orphans)
-
-    def _let_go(self, instance: Instance) -> None:
-        instance.stuck = ""
-        self.trees.let_go(instance)
-
-    def _ended_here(self, instance: Instance, code: int | None, number: int | None, look: "Look") -> None:
-        if not self._goes_on(instance):
-            self.ended(instance, code, number, empty=self.trees.is_empty(instance, look))
-
-    def _goes_on(self, instance: Instance) -> bool:
-        """Whether another process is its main one from now on."""
-        main = self.launcher.endpoints.successor(instance)
-        if main is None:
-            return False
-        self.trees.take(instance, main)
-        instance.ticks = start_ticks(main.pid)
-        self.take_up(instance, replace(instance.state, pid=main.pid))
-        return True
-
-    def _claim(self, instance: Instance) -> None:
-        """A thread's start is known now; its end may have come before."""
-        main = instance.process
-        end = None if main is None else self._unclaimed.pop(main.pid, None)
-        if not self.launcher.in_flight:
-            self._unclaimed.clear()
-        if end is not None:
-            self._let_go(instance)
-            self._ended_here(instance, *end, self.trees.orphans())
-
-    def ended(self, instance: Instance, code: int | None, number: int | None, *, empty: bool) -> None:
-        """Its main process has, and is let go. What it printed is in its log before anybody is told."""
-        self._take_last_lines(instance, empty)
-        held = self._held.get(instance)
-        if isinstance(held, Stop):
-            # It was to be stopped as soon as others are down; it must not be started for that.
-            del self._held[instance]
-            self.send(instance, held)
-        self.send(instance, self.launcher.end_of(instance, code, number, empty))
-
-    def _emptied(self, instance: Instance) -> None:
-        self._take_last_lines(instance, True)
-        self.send(instance, Emptied())
-
-    def _take_last_lines(self, instance: Instance, empty: bool) -> None:
-        # Pipes that another one still prints to have no last line yet.
-        alone = not self._shares(instance)
-        for output in instance.outputs:
-            if empty and alone:
-                output.finish()
-            else:
-                output.drain()
-
-    def _beside(self, instance: Instance) -> Instance | None:
-        if not self.extras:
-            return None
-        others = (one for one in self.everything() if one is not instance and one.outputs)
-        return next((one for one in others if one.pipes == instance.pipes), None)
-
-    def _shares(self, instance: Instance) -> bool:
-        """Whether another one prints to the same pipes."""
-        if not self.extras:
-            return False
-        same = [one for one in self.everything() if one.outputs is instance.outputs and one.outputs]
-        return len(same) > 1
 
     def view(self, instance: Instance) -> messages.InstanceView:
         return view(instance, self.launcher.outputs.files(instance), self.probes.health(instance))

@@ -10,6 +10,7 @@ from oxmgr.model import messages
 from oxmgr.model import status as is_
 from oxmgr.model.codec import Decoder, replace
 from oxmgr.model.spec import ALL, ANY, TERMINAL
+from oxmgr.supervisor.applies import check
 from oxmgr.supervisor.network import is_loopback_down
 from oxmgr.supervisor.sinks import open_again
 
@@ -69,12 +70,12 @@ class Runtime:
 
     # --- the start ---
 
-    def want(self, desired: "Desired", commands: "Commands") -> None:
+    def want(self, desired: "Desired", fleet: "Fleet", logs: str) -> None:
         """Make the apps of the order what is desired, and nothing else, unless a daemon before us has. Refusal."""
         self._desired = desired
         if self._applied:
             return
-        commands.check(self._order.apply.specs, prune=True)
+        check(fleet, logs, self._order.apply.specs, prune=True)
         self._desired.assume(self._change)
 
     def _change(self, draft: "Draft") -> None:
@@ -196,7 +197,7 @@ class Runtime:
 
     def _hurry(self) -> None:
         """Until all is down, which ends the loop."""
-        self._fleet.hurry()
+        self._fleet.turns.hurry()
         self._loop.at(time.monotonic() + HURRY_AGAIN, self._hurry)
 
     def final_code(self) -> int:

@@ -121,7 +121,7 @@ class Takeover:
         for instance in list(fleet):
             if instance.state.desired and (instance in start or not instance.down):
                 fleet.launcher.endpoints.claim(instance)
-        fleet.bring_down(stop, Stop())
+        fleet.turns.bring_down(stop, Stop())
         return start
 
     # --- what no state file knows ---
@@ -254,7 +254,7 @@ class Takeover:
             state = replace(instance.state, status=is_.RUNNING, pid=seen.pid, started=time.monotonic() - age)
         fleet.take_up(instance, state)
         if seen.pid:
-            fleet.ended(instance, *self._how_ended(seen), empty=not left)
+            fleet.exits.ended(instance, *self._how_ended(seen), empty=not left)
         elif not left:
             fleet.send(instance, Emptied())
 
@@ -355,7 +355,7 @@ class Takeover:
         else:
             self._loop.remove(main.pidfd)
         fleet.trees.let_go(instance)
-        fleet.ended(instance, *ended, empty=fleet.trees.is_empty(instance, fleet.trees.orphans()))
+        fleet.exits.ended(instance, *ended, empty=fleet.trees.is_empty(instance, fleet.trees.orphans()))
 
 
 def _is_there(folder: str) -> bool:

@@ -73,7 +73,7 @@ class Waiting:
             return "" if goal == GONE else "it was deleted meanwhile" if instance.gone else "it was replaced meanwhile"
         if goal == GONE:
             return (instance.stuck or None) if instance.leaving else "it was asked for again meanwhile"
-        if self._fleet.is_held(instance):
+        if self._fleet.turns.is_waiting(instance):
             return None
         if instance.stuck:
             return instance.stuck
