@@ -11,8 +11,9 @@ from tests.conftest import Home, wait_until
 from tests.integration.test_sockets import free_port
 
 RELOADS, KILLS = 4, 6
-CLOSES_IDLE = ("uvicorn",)
-"""Those that close connections at once which have no request at this moment: a request may be on its way to them."""
+OF_ITS_OWN = {"uvicorn": ("raced", "reset")}
+"""What a server itself does to requests in a reload: it closes at once each connection of which it has read no request
+yet, also one that it has just accepted."""
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,11 @@ def begin(home: Home, server: str) -> int:
     return port
 
 
-def assert_none_is_lost(counts: Counts, by: str) -> None:
+def assert_none_is_lost(counts: Counts, by: str, of_its_own: tuple[str, ...] = ()) -> None:
     print(counts)
-    assert counts["answered"] > 10 and lost(counts, by) == 0
+    counts |= dict.fromkeys(of_its_own, 0)
+    assert counts["answered"] >= 8 and lost(counts, by) == 0
+    assert by == "SIGKILL" or counts["raced"] == 0
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["keep-alive", "close"])
@@ -44,8 +47,7 @@ def test_no_request_is_lost_in_reloads_and_nobody_is_refused_by_kills(
     with load(asker, port, keep=keep) as counts:
         for _ in range(RELOADS):
             reload(home)
-    assert_none_is_lost(counts, "reload")
-    assert not counts["raced"] or server in CLOSES_IDLE
+    assert_none_is_lost(counts, "reload", OF_ITS_OWN.get(server, ()))
     with load(asker, port, keep=keep) as counts:
         for number in range(KILLS):
             kill(home, number)
@@ -62,4 +64,4 @@ def test_a_request_of_more_than_a_second_survives_a_reload(home: Home, asker: st
     with load(asker, port, keep=True, path="/slow", many=8, rate=0) as counts:
         wait_until(lambda: accepted(port) == 8, "them to have been asked")
         reload(home)
-    assert counts["answered"] >= 8 and lost(counts, "reload") == 0
+    assert_none_is_lost(counts, "reload", OF_ITS_OWN.get(server, ()))

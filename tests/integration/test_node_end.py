@@ -126,6 +126,22 @@ def test_what_was_asked_is_answered_and_then_it_dies_of_the_signal(home: Home, n
     assert home.views()["web"].signal == number.name
 
 
+def test_through_npm_which_is_gone_at_once(home: Home) -> None:
+    if not shutil.which("npm"):
+        pytest.skip("needs npm")
+    port = free_port()
+    (home.folder / "package.json").write_text('{"scripts": {"start": "node server.js"}}')
+    (home.folder / "server.js").write_text(LATE + PLAIN.replace("PORT", str(port)))
+    argv = ["npm", "start"]
+    done = home.apply(Spec("web", "npm start", argv, str(home.folder), listen=[f"127.0.0.1:{port}"], ready="listen"))
+    assert not done.failed, home.log("web", "err")
+    asking = Asking(connected(port), "/late")
+    asked(home)
+    home.request(Act("stop", ["web"]))
+    asking.end()
+    assert (asking.answer, asking.connection) == ("late", "close")
+
+
 def test_who_has_just_asked_may_ask_once_more(home: Home) -> None:
     port = free_port()
     home.apply(web(home, PLAIN, port))
