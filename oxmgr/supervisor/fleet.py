@@ -35,6 +35,7 @@ from oxmgr.supervisor.chores import Chores
 from oxmgr.supervisor.exits import Exits
 from oxmgr.supervisor.hooks import HookRunner
 from oxmgr.supervisor.instance import App, Instance
+from oxmgr.supervisor.plan import fingerprint
 from oxmgr.supervisor.probes import Probes
 from oxmgr.supervisor.process import write_stdin
 from oxmgr.supervisor.schedules import Schedules
@@ -116,7 +117,7 @@ class Fleet:
         app = self.apps.get(spec.name)
         if app is None:
             app = self.apps[spec.name] = App(spec, environ)
-        app.spec, app.environ = spec, environ
+        app.spec, app.environ, app.made = spec, environ, fingerprint(spec)
         for index in range(spec.instances):
             instance = app.instances.get(index)
             if instance is None:
@@ -368,7 +369,7 @@ class Fleet:
 
     def gate(self, app: App) -> None:
         """Look whether those of it that wait for something may start."""
-        for instance in list(app.instances.values()):
+        for instance in [one for one in self.everything() if one.app is app]:
             if instance.state.status == is_.WAITING and instance.state.deadline is None:
                 why = unmet(app.spec, self.dependencies(app.spec))
                 self.send(instance, Go() if why is None else Hold(why))

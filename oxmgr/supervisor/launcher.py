@@ -142,6 +142,7 @@ class Launcher:
 
     def _start(self, instance: "Instance") -> Event | None:
         spec = instance.app.spec
+        instance.born, instance.made = spec, instance.app.made
         wrong = self._enter(instance)
         if wrong and spec.limits.required:
             return SpawnFailed(_required(instance, wrong), final=True)

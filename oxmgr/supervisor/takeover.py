@@ -199,6 +199,8 @@ class Takeover:
         if instance.app.spec.sandbox.private_network:
             instance.network = network_of(main.pid)
         instance.started_at, instance.ticks = seen.started_at, seen.ticks
+        instance.made = seen.made or instance.app.made
+        instance.born = instance.app.spec if instance.made == instance.app.made else None
         if not main.child:
             self._hear_of(instance, main)
         age = max(0.0, time.time() - seen.started_at)

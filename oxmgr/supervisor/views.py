@@ -37,6 +37,7 @@ def observed(instance: "Instance") -> messages.Observed:
         run=instance.run,
         extra=instance.extra,
         done_until=_done_until(instance),
+        made=instance.made,
     )
 
 
