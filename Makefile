@@ -20,7 +20,7 @@ help:
 	@echo "make bench-inits  the same scenarios as a container's first process: oxmgr, tini, dumb-init; as root"
 	@echo "make load-campaign  real servers under load, reloaded and killed, PM2 beside them; ARGS='RELOADS KILLS SERVER…'"
 	@echo "make campaign     3,000,000 lines, 200 kills of the daemon, a full disk: each line once, in order"
-	@echo "make death-campaign  daemon and guard killed, and their system calls failed, while 20 apps run; ARGS='SECONDS SEED'"
+	@echo "make death-campaign  daemon and guard killed, and their system calls failed, while 20 apps run; ARGS='SECONDS SEED', or '--every all --paths spawn,exit'"
 	@echo "make reexec-campaign  the daemon is replaced 1,000 times under load: same pids, each line once, nothing leaked"
 	@echo "make fuzz         the formatter of logs with random bytes, under the sanitizers"
 	@echo "make clean        remove what was built"
@@ -68,6 +68,7 @@ kernel-test: .venv/.dev
 bench: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.takeover
+	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.probes
 
 bench-peers: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.peers

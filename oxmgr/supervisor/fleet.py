@@ -90,8 +90,10 @@ class Fleet:
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send
         launcher.endpoints.send = self.send
+        launcher.endpoints.save = lambda instance: journal.add(observed(instance))
         self.probes.held = launcher.endpoints.sockets.inodes
         launcher.beside = self._beside
+        launcher.endpoints.sockets.extras = lambda app: [one for one in self.extras if one.app is app]
         self.extras: dict[Instance, None] = {}
         self.turns = Turns(self, loop)
         self.exits = Exits(self, loop)
@@ -249,7 +251,9 @@ class Fleet:
                 instance.timer = None
             if state.deadline is not None:
                 instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
-        self._journal.add(observed(instance))
+        seen = observed(instance)
+        self._journal.add(seen)
+        self.launcher.notes.journaled(instance, seen)
         self._loop.call(self.see_to, instance)
         if state.status == is_.RUNNING and old.status == is_.STARTING:
             self.hooks.after("post_start", instance)
@@ -312,11 +316,13 @@ class Fleet:
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
+            # Should we die, whoever comes after us knows why it ends, and that it may not have been told to.
+            self._journal.add(replace(observed(instance), due=0.0))
             self.hooks.drop(instance)
             if instance.process is None or not self.hooks.before(
-                "pre_stop", instance, lambda _: self._signal_stop(instance)
+                "pre_stop", instance, lambda _: self.signal_stop(instance)
             ):
-                self._signal_stop(instance)
+                self.signal_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
         if effect == END_REST:
@@ -332,7 +338,7 @@ class Fleet:
             return Go() if why is None else Hold(why)
         return None
 
-    def _signal_stop(self, instance: Instance) -> None:
+    def signal_stop(self, instance: Instance) -> None:
         if instance.state.status == is_.STOPPING and not self.launcher.endpoints.send_shutdown(instance):
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
 

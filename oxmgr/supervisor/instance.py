@@ -33,9 +33,10 @@ class Instance:
     its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `unstarted` the exit code that stands for a
     start that failed, or 0, `warnings` what of its spec this host does not hold, `marks` where in its log files this
     run begins, `born` the spec that this run was started by (None: an earlier one than its app's, which is not known
-    any more) and `made` its fingerprint (oxmgr.supervisor.plan), `ends` our ends of what else it was born with. The
-    fleet's: the others; `extra`: it is not the one that users see, but one that it has replaced, or that is to replace
-    it; `gone`: it was removed; `stuck` is why it cannot be killed, or "".
+    any more) and `made` its fingerprint (oxmgr.supervisor.plan), `ends` our ends of what else it was born with,
+    `status_text` its last STATUS (oxmgr.supervisor.notify). The fleet's: the others; `extra`: it is not the one that
+    users see, but one that it has replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot
+    be killed, or "".
     """
 
     __slots__ = (
@@ -54,7 +55,7 @@ class Instance:
             "network",
         ),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "made", "prepared", "run", "timer", "unstarted", "warnings", "wired", "worn"),
+        *("extra", "made", "prepared", "run", "status_text", "timer", "unstarted", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -77,6 +78,7 @@ class Instance:
         self.spawning: Child | None = None
         self.stuck = ""
         self.ends: Ends | None = None
+        self.status_text = ""
         self.outputs: tuple[Output | Direct, ...] = ()
         self.wired: Spec | None = None
         self.born: Spec | None = None

@@ -90,7 +90,7 @@ class Rollouts:
 
     def _look(self, app: "App") -> None:
         running = self._running.get(app)
-        if running is not None and running.state.over:
+        if running is not None and running.over:
             del self._running[app]
             failed = running.state.failed
             names = {} if failed is None else {running.name(failed[0]): failed[1]}
@@ -124,6 +124,12 @@ class _Running:
         self._app = app
         self._old: dict[int, Instance] = {}
         self._before: dict[int, int] = {}
+        self._dropped: list[Instance] = []
+
+    @property
+    def over(self) -> bool:
+        """Also those that failed are down."""
+        return self.state.over and all(one.down or one.stuck for one in self._dropped)
 
     def name(self, number: int) -> str:
         return self._app.instances[number].name if number in self._app.instances else self._app.spec.name
@@ -169,6 +175,7 @@ class _Running:
     def _drop(self, number: int) -> None:
         new = self.new.pop(number, None)
         if new is not None and new.extra:
+            self._dropped.append(new)
             self._fleet.send(new, Stop())
             if new.down and new in self._fleet.extras:
                 self._fleet.drop_extra(new)

@@ -274,6 +274,38 @@ setInterval(() => {{ if (fs.existsSync({json.dumps(str(go))})) process.send('rea
     assert home.until("web", lambda view: view.ready).pid == pid
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_flood_costs_bounded_memory_and_cpu_and_others_go_on(home: Home, size: int) -> None:
+    """Of small messages, one after the other, and of large ones."""
+    script = f"""
+process.send('ready');
+const text = 'x'.repeat({size});
+const more = () => {{ for (let i = 0; i < 50; i++) process.send(text); setImmediate(more); }};
+more();
+"""
+    home.apply(node(home, script, ready="node"), home.sh("other", "exec sleep 1000"))
+    daemon = home.about_daemon().pid
+    before, began = cpu_of(daemon), time.monotonic()
+    # Others are served meanwhile: each is restarted at once.
+    for _ in range(10):
+        other = home.pid("other")
+        os.kill(other, 9)
+        home.until("other", lambda view, other=other: view.pid not in (None, other))  # type: ignore[misc]
+    wait_until(lambda: time.monotonic() > began + 2, "two seconds of the flood")
+    asked = time.monotonic()
+    home.views()
+    assert time.monotonic() - asked < 5
+    home.apply(prune=True)
+    assert (cpu_of(daemon) - before) / (time.monotonic() - began) < 0.5
+    status = Path(f"/proc/{daemon}/status").read_text()
+    assert next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) < 64 * 1024
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds (Documentation/scheduler/sched-stats.rst)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 @pytest.mark.parametrize("how", ["killed", "reexec"])
 def test_the_channel_outlives_the_daemon(empty_home: Home, how: str) -> None:
     home, go = empty_home, empty_home.folder / "go"
