@@ -204,6 +204,7 @@ class Endpoints:
             instance.warnings.append(f"Node cannot take its sockets by itself: {why}")
             return
         passed.env["NODE_OPTIONS"] = self._preload.options(path, spec, instance.app.environ)
+        passed.env["OXMGR_STOP"] = str(spec.stop_signal)
         rows = []
         for number, (one, address) in enumerate(zip(held, addresses(spec), strict=True)):
             spare = min(SPARE, SPARE_MOST // len(held))
