@@ -1,25 +1,35 @@
 /* Loaded into programs that bind by themselves (LD_PRELOAD), so that they take the sockets that are held for them: a
- * bind(2) to an address of OXMGR_BIND puts the held socket in the place of the one that was to be bound. All else is the
- * kernel's. And the first listen(2) at a held one writes a newline to the pipe of OXMGR_READY.
+ * bind(2) to an address of OXMGR_BIND puts the held socket in the place of the one that was to be bound. The first
+ * listen(2) at a held one writes a newline to the pipe of OXMGR_READY. And once there is something to read in the pipe of
+ * OXMGR_DRAIN, accept(2) finds nobody waiting at a held one: others have it too, and take whoever comes. All else is the
+ * kernel's.
  *
  * OXMGR_BIND is `fd:inode:backlog:kind:hex` with | between them. kind: 4, 6, d4, d6 (the letter: datagrams) or u; hex are
- * the bytes of port and address in network order, or of the path. OXMGR_READY is `fd:inode`. An fd is what it is said to
- * be when its inode is.
+ * the bytes of port and address in network order, or of the path. OXMGR_READY and OXMGR_DRAIN are `fd:inode`. An fd is
+ * what it is said to be when its inode is.
  *
- * It has no C library of its own, so that it fits beside any: of the program's, it uses errno and environ.
+ * It has no C library of its own, so that it fits beside any: of the program's, it uses errno, environ, and accept4, in
+ * which a thread can be cancelled (pthreads(7)).
  */
 #include "bare.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 
 #define SHOWN __attribute__((visibility("default")))
 
 extern char **environ;
+/* Not where it is in a library of its own (glibc before 2.34), which the program may have not. */
+#pragma weak dlsym
 
 struct held {
     int fd;
@@ -138,6 +148,61 @@ static void tell_ready(void) {
         if (inode && inode_of(fd) == inode)
             CALL(SYS_write, fd, "\n", 1);
     }
+}
+
+/* The environment is read once, since other threads may be changing it. */
+static int is_draining(void) {
+    static int is_known, fd;
+    static uint64_t inode;
+    if (!__atomic_load_n(&is_known, __ATOMIC_ACQUIRE)) {
+        const char *at = value_of("OXMGR_DRAIN=");
+        fd = *at ? (int)number(&at) : -1;
+        inode = number(&at);
+        __atomic_store_n(&is_known, 1, __ATOMIC_RELEASE);
+    }
+    struct pollfd pipe = {.fd = fd, .events = POLLIN};
+    struct timespec none = {0, 0};
+    return fd >= 0 && CALL(SYS_ppoll, &pipe, 1, &none) == 1 && pipe.revents & POLLIN && inode_of(fd) == inode;
+}
+
+/* As accept(2) does when nobody comes, with all that ends its waiting: a signal, and whether SA_RESTART goes on with it,
+ * and SO_RCVTIMEO (signal(7); of a futex as of a socket, it is without SA_RESTART). -errno, or 0 for no reason. */
+static long find_nobody(int fd) {
+    static uint32_t never;
+    long flags = CALL(SYS_fcntl, fd, F_GETFL);
+    if (flags < 0 || flags & O_NONBLOCK)
+        return flags < 0 ? flags : -EAGAIN;
+    struct timeval limit = {0, 0};
+    socklen_t size = sizeof limit;
+    CALL(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &size);
+    struct timespec wait = {limit.tv_sec, limit.tv_usec * 1000};
+    int has_limit = wait.tv_sec || wait.tv_nsec;
+    long result = CALL(SYS_futex, &never, FUTEX_WAIT_PRIVATE, 0, has_limit ? &wait : NULL);
+    return result == -ETIMEDOUT ? -EAGAIN : result;
+}
+
+typedef int accept4_type(int, struct sockaddr *restrict, socklen_t *restrict, int);
+
+SHOWN int accept4(int fd, struct sockaddr *restrict address, socklen_t *restrict size, int flags) {
+    static accept4_type *next;
+    while (is_draining() && find(NULL, 0, 0, inode_of(fd)).fd >= 0) {
+        long nobody = find_nobody(fd);
+        if (nobody < 0)
+            return fail(nobody);
+    }
+    accept4_type *known = __atomic_load_n(&next, __ATOMIC_RELAXED);
+    if (!known && dlsym) {
+        known = (accept4_type *)dlsym(RTLD_NEXT, "accept4");
+        __atomic_store_n(&next, known, __ATOMIC_RELAXED);
+    }
+    if (known)
+        return known(fd, address, size, flags);
+    long result = CALL(SYS_accept4, fd, address, size, flags);
+    return result < 0 ? fail(result) : (int)result;
+}
+
+SHOWN int accept(int fd, struct sockaddr *restrict address, socklen_t *restrict size) {
+    return accept4(fd, address, size, 0);
 }
 
 SHOWN int bind(int fd, const struct sockaddr *address, socklen_t size) {

@@ -1,4 +1,5 @@
-"""What an app is born with to say that it is ready: a pipe (s6's notification fd), or Node's IPC channel.
+"""What an app is born with to say that it is ready: a pipe (s6's notification fd), or Node's IPC channel. And to be
+told to take no more connections: a pipe.
 
 Our end of each is with the guard too, so what is said to a dead daemon is heard by the next one.
 """
@@ -23,6 +24,8 @@ WAKES = 8
 PAUSE = 0.05
 """Seconds before who has sent more is heard again."""
 READY = b'"ready"'
+DRAIN = 0.3
+"""Seconds from then on until its stop signal: enough to read what has come on the connections that it has taken."""
 SHUTDOWN = b'"shutdown"\n'
 """As `process.send('ready')` and a message to `process.on('message')` are on the wire: JSON, a line each
 (lib/internal/child_process/serialization.js of Node)."""
@@ -63,6 +66,30 @@ def make_pipe() -> tuple[int, int]:
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(ours, False)
     return ours, theirs
+
+
+class DrainPipe:
+    """What is in it, and not its end, tells the app (csrc/shim.c): it goes on when both we and the guard are killed."""
+
+    def __init__(self, guard: "Guard", kept: str, fd: int) -> None:
+        self._guard = guard
+        self._kept = kept
+        self._fd = fd
+        self._told = False
+
+    def tell(self) -> bool:
+        """Whether it has been told by this; it cannot be once it has closed its end."""
+        if self._told:
+            return False
+        self._told = True
+        try:
+            return os.write(self._fd, b"\n") == 1
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self._guard.forget(self._kept)
+        os.close(self._fd)
 
 
 class NodeChannel:

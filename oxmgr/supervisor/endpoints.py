@@ -13,7 +13,7 @@ from oxmgr.model.listen import FIRST_FD
 from oxmgr.model.node import has_channel, is_preloaded
 from oxmgr.model.spec import Spec
 from oxmgr.supervisor import shim
-from oxmgr.supervisor.channels import NodeChannel, ReadyPipe, make_channel, make_pipe
+from oxmgr.supervisor.channels import DRAIN, DrainPipe, NodeChannel, ReadyPipe, make_channel, make_pipe
 from oxmgr.supervisor.node import SPARE, SPARE_MOST, Preload
 from oxmgr.supervisor.notify import Notify, Shared
 from oxmgr.supervisor.process import Process, StartError, adopt
@@ -30,31 +30,34 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.trees import Trees
 
+READY, NODE, DRAINED = ".ready", ".node", ".drain"
+"""Behind an instance's folder: the names of our ends with the guard."""
+
 
 class Ends:
     """Our ends of what an instance has; None for what it has not."""
 
-    __slots__ = ("channel", "notify", "ready")
+    __slots__ = ("channel", "drain", "notify", "ready")
 
     def __init__(self) -> None:
         self.notify: Notify | None = None
         self.ready: ReadyPipe | None = None
         self.channel: NodeChannel | None = None
+        self.drain: DrainPipe | None = None
 
 
 class Passed:
     """For one start: `fds` by the numbers that they get, `env`, and the names of variables that hold its pid. `own` are
-    those of the fds that are to be closed here once it runs. `ready` and `channel` are our ends, -1 without."""
+    those of the fds that are to be closed here once it runs. `ours` are our ends, by READY, NODE and DRAINED."""
 
-    __slots__ = ("channel", "env", "fds", "own", "pid_names", "ready")
+    __slots__ = ("env", "fds", "ours", "own", "pid_names")
 
     def __init__(self) -> None:
         self.fds: dict[int, int] = {}
         self.env: dict[str, str] = {}
         self.pid_names = b""
         self.own: list[int] = []
-        self.ready = -1
-        self.channel = -1
+        self.ours: dict[str, int] = {}
 
     def add(self, fd: int) -> int:
         """The first number that is free, behind those that are there."""
@@ -66,10 +69,8 @@ class Passed:
 
     def close(self, *, failed: bool) -> None:
         """The app's ends; with `failed`, for it does not run, ours too."""
-        ours = [self.ready, self.channel] if failed else []
-        for fd in (*self.own, *ours):
-            if fd >= 0:
-                os.close(fd)
+        for fd in (*self.own, *(self.ours.values() if failed else ())):
+            os.close(fd)
         self.own.clear()
 
 
@@ -121,20 +122,16 @@ class Endpoints:
                 f"cannot start {instance.name}: {error.filename or 'its fds'}: {error.strerror}", 0
             ) from None
         # Before it runs: should we die as soon as it does, our ends are not lost.
-        if passed.ready >= 0:
-            self._guard.keep(f"{instance.folder}.ready", passed.ready)
-        if passed.channel >= 0:
-            self._guard.keep(f"{instance.folder}.node", passed.channel)
+        for kind, fd in passed.ours.items():
+            self._guard.keep(instance.folder + kind, fd)
         return passed
 
     def failed(self, instance: "Instance", passed: Passed | None) -> None:
         """It does not run."""
         if passed is None:
             return
-        if passed.ready >= 0:
-            self._guard.forget(f"{instance.folder}.ready")
-        if passed.channel >= 0:
-            self._guard.forget(f"{instance.folder}.node")
+        for kind in passed.ours:
+            self._guard.forget(instance.folder + kind)
         passed.close(failed=True)
 
     def _fill(self, instance: "Instance", spec: Spec, passed: Passed) -> None:
@@ -166,7 +163,7 @@ class Endpoints:
             passed.env |= {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
             passed.pid_names = b"LISTEN_PID\0"
         if has_channel(spec):
-            passed.channel, theirs = make_channel()
+            passed.ours[NODE], theirs = make_channel()
             passed.own.append(theirs)
             passed.env |= {"NODE_CHANNEL_FD": str(passed.add(theirs)), "NODE_CHANNEL_SERIALIZATION_MODE": "json"}
         if is_preloaded(spec):
@@ -175,7 +172,7 @@ class Endpoints:
             self._add_shim(instance, spec, held, passed)
 
     def _add_ready(self, passed: Passed, number: int) -> None:
-        passed.ready, theirs = make_pipe()
+        passed.ours[READY], theirs = make_pipe()
         passed.own.append(theirs)
         passed.fds[number] = theirs
 
@@ -190,11 +187,14 @@ class Endpoints:
             shim.entry(FIRST_FD + number, one.inode, spec.backlog, address)
             for number, (one, address) in enumerate(rows)
         )
+        theirs, passed.ours[DRAINED] = os.pipe2(os.O_CLOEXEC)
+        passed.own.append(theirs)
+        passed.env["OXMGR_DRAIN"] = f"{passed.add(theirs)}:{os.fstat(theirs).st_ino}"
         self._add_listening(spec, passed)
 
     def _add_listening(self, spec: Spec, passed: Passed) -> None:
         if spec.ready == "listen":
-            passed.ready, theirs = make_pipe()
+            passed.ours[READY], theirs = make_pipe()
             passed.own.append(theirs)
             passed.env["OXMGR_READY"] = f"{passed.add(theirs)}:{os.fstat(theirs).st_ino}"
 
@@ -228,24 +228,28 @@ class Endpoints:
         if passed is None or ends is None:
             return
         passed.close(failed=False)
-        if passed.ready >= 0:
-            self._hear_pipe(instance, ends, passed.ready)
-        if passed.channel >= 0:
-            self._hear_channel(instance, ends, passed.channel)
+        self._take_ends(instance, ends, passed.ours)
         if ends.notify is not None:
             ends.notify.listen()
 
+    def _take_ends(self, instance: "Instance", ends: Ends, ours: dict[str, int]) -> None:
+        if READY in ours:
+            self._hear_pipe(instance, ends, ours[READY])
+        if NODE in ours:
+            self._hear_channel(instance, ends, ours[NODE])
+        if DRAINED in ours:
+            ends.drain = DrainPipe(self._guard, instance.folder + DRAINED, ours[DRAINED])
+
     def _hear_pipe(self, instance: "Instance", ends: Ends, fd: int) -> None:
-        ends.ready = ReadyPipe(
-            self._loop, self._guard, f"{instance.folder}.ready", fd, lambda: self._is_ready(instance)
-        )
+        kept = instance.folder + READY
+        ends.ready = ReadyPipe(self._loop, self._guard, kept, fd, lambda: self._is_ready(instance))
 
     def _hear_channel(self, instance: "Instance", ends: Ends, fd: int) -> None:
         def said() -> None:
             if instance.app.spec.ready == "node":
                 self._is_ready(instance)
 
-        ends.channel = NodeChannel(self._loop, self._guard, f"{instance.folder}.node", fd, said)
+        ends.channel = NodeChannel(self._loop, self._guard, instance.folder + NODE, fd, said)
 
     def _is_ready(self, instance: "Instance") -> None:
         self.send(instance, Ready())
@@ -272,16 +276,19 @@ class Endpoints:
             return
         self.claim(instance)
         ends = instance.ends = instance.ends or Ends()
-        fd = self._guard.claim(f"{instance.folder}.ready")
-        if fd < 0 and instance.state.status != is_.RUNNING and spec.ready.startswith("fd:") and instance.process:
+        claimed = {kind: self._guard.claim(instance.folder + kind) for kind in (READY, NODE, DRAINED)}
+        ours = {kind: fd for kind, fd in claimed.items() if fd >= 0}
+        if (
+            READY not in ours
+            and instance.state.status != is_.RUNNING
+            and spec.ready.startswith("fd:")
+            and instance.process
+        ):
             fd = _reopen(f"/proc/{instance.process.pid}/fd/{spec.ready[3:]}")
             if fd >= 0:
-                self._guard.keep(f"{instance.folder}.ready", fd)
-        if fd >= 0:
-            self._hear_pipe(instance, ends, fd)
-        fd = self._guard.claim(f"{instance.folder}.node")
-        if fd >= 0:
-            self._hear_channel(instance, ends, fd)
+                ours[READY] = fd
+                self._guard.keep(instance.folder + READY, fd)
+        self._take_ends(instance, ends, ours)
         if ends.notify is not None:
             ends.notify.listen()
 
@@ -303,6 +310,12 @@ class Endpoints:
         ends = instance.ends
         told = instance.app.spec.shutdown_with_message and ends is not None and ends.channel is not None
         return told and ends is not None and ends.channel is not None and ends.channel.send_shutdown()
+
+    def drain(self, instance: "Instance") -> float:
+        """The seconds that it has to read what it has taken, from this on, which tells it to take no more; 0.0 when it
+        cannot be told, or was."""
+        drain = None if instance.ends is None else instance.ends.drain
+        return DRAIN if drain is not None and drain.tell() else 0.0
 
     def successor(self, instance: "Instance") -> Process | None:
         """The process that goes on in the place of its main one, which has ended: MAINPID of sd_notify(3)."""
@@ -341,7 +354,9 @@ class Endpoints:
             ends.ready.close()
         if ends.channel is not None:
             ends.channel.close()
-        ends.ready = ends.channel = None
+        if ends.drain is not None:
+            ends.drain.close()
+        ends.ready = ends.channel = ends.drain = None
 
 
 def has_notify(spec: Spec) -> bool:

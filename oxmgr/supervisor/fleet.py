@@ -18,6 +18,7 @@ from oxmgr.lifecycle.events import (
     Emptied,
     Event,
     Exceeded,
+    Extended,
     Go,
     Hold,
     Note,
@@ -350,9 +351,21 @@ class Fleet:
     def _signal_stop(self, instance: Instance) -> None:
         if instance.state.status != is_.STOPPING:
             return
+        # Who was replaced, or is not to replace anyone, is not the only one that has its sockets.
+        seconds = self.launcher.endpoints.drain(instance) if instance.extra else 0.0
+        if seconds:
+            self.send(instance, Extended(seconds + instance.app.spec.stop_timeout_ms / 1000.0))
+            self._loop.at(time.monotonic() + seconds, lambda: self._on_drained(instance))
+            return
         if not self.launcher.endpoints.send_shutdown(instance):
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
         instance.untold = False
+
+    def _on_drained(self, instance: Instance) -> None:
+        # It may be down, or be killed already.
+        if instance.untold and instance.state.status == is_.STOPPING:
+            self._signal_stop(instance)
+            self._journal.add(observed(instance))
 
     def _look_if_stuck(self, instance: Instance) -> None:
         main = instance.process

@@ -93,7 +93,7 @@ def node(name: str) -> "Callable[[Path, int], Spec]":
 
 def uvicorn(folder: Path, port: int) -> Spec:
     argv = python("uvicorn", "--fd", "3", "--app-dir", str(APPS), "asgi:app")
-    return served(argv, port, ready="log:Application startup complete")
+    return served(argv, port, ready="log:Application startup complete", bind_shim=True)
 
 
 def gunicorn(folder: Path, port: int) -> Spec:
