@@ -1,6 +1,6 @@
 /* Loaded into programs that bind by themselves (LD_PRELOAD), so that they take the sockets that are held for them: a
  * bind(2) to an address of OXMGR_BIND puts the held socket in the place of the one that was to be bound. The first
- * listen(2) at a held one writes a newline to the pipe of OXMGR_READY. And once there is something to read in the pipe of
+ * listen(2) at such an address writes a newline to the pipe of OXMGR_READY. And once there is something to read in the pipe of
  * OXMGR_DRAIN, accept(2) finds nobody waiting at a held one: others have it too, and take whoever comes. All else is the
  * kernel's.
  *
@@ -34,6 +34,7 @@ extern char **environ;
 struct held {
     int fd;
     int backlog;
+    uint64_t inode;
 };
 
 static int fail(long error) {
@@ -115,18 +116,28 @@ static int is_address(const char *text, int datagrams, const struct sockaddr *ad
 /* The one that is held for an address, or, with none, that has this inode. fd -1: there is none. */
 static struct held find(const struct sockaddr *address, socklen_t size, int datagrams, uint64_t wanted) {
     for (const char *at = value_of("OXMGR_BIND="); *at; at++) {
-        struct held one = {(int)number(&at), 0};
-        uint64_t inode = number(&at);
+        struct held one = {(int)number(&at), 0, 0};
+        one.inode = number(&at);
         one.backlog = (int)number(&at);
-        int same = address ? is_address(at, datagrams, address, size) : inode == wanted;
-        if (same && inode && (!address || inode_of(one.fd) == inode))
+        if (one.inode && (address ? is_address(at, datagrams, address, size) : one.inode == wanted))
             return one;
         while (*at && *at != '|')
             at++;
         if (!*at)
             break;
     }
-    return (struct held){-1, 0};
+    return (struct held){-1, 0, 0};
+}
+
+/* Whether clients find what is held there: a unix socket's file may have been removed as a stale one. */
+static int is_there(const struct sockaddr *address, socklen_t size) {
+    if (address->sa_family != AF_UNIX)
+        return 1;
+    char path[sizeof(struct sockaddr_un)] = "";
+    const size_t before = offsetof(struct sockaddr_un, sun_path);
+    memcpy(path, (const char *)address + before, (size < sizeof path ? size : sizeof path) - before);
+    struct stat found;
+    return CALL(SYS_newfstatat, AT_FDCWD, path, &found, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(found.st_mode);
 }
 
 /* With the flags that the program has set on its own. What else it has set is lost. */
@@ -211,7 +222,7 @@ SHOWN int bind(int fd, const struct sockaddr *address, socklen_t size) {
         socklen_t room = sizeof type;
         CALL(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &type, &room);
         struct held one = find(address, size, type == SOCK_DGRAM, 0);
-        if (one.fd >= 0 && one.fd != fd) {
+        if (one.fd >= 0 && one.fd != fd && inode_of(one.fd) == one.inode && is_there(address, size)) {
             long result = take(one.fd, fd);
             return result < 0 ? fail(result) : 0;
         }
@@ -220,14 +231,22 @@ SHOWN int bind(int fd, const struct sockaddr *address, socklen_t size) {
     return result < 0 ? fail(result) : 0;
 }
 
+/* Whether it is bound, by itself, to the address of one that is held. */
+static int is_instead(int fd) {
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+    return CALL(SYS_getsockname, fd, &address, &size) == 0 && find((void *)&address, size, 0, 0).fd >= 0;
+}
+
 SHOWN int listen(int fd, int backlog) {
-    struct held one = {-1, 0};
-    if (*value_of("OXMGR_BIND="))
+    struct held one = {-1, 0, 0};
+    int has_any = *value_of("OXMGR_BIND=") != '\0';
+    if (has_any)
         one = find(NULL, 0, 0, inode_of(fd));
     long result = CALL(SYS_listen, fd, one.fd >= 0 ? one.backlog : backlog);
     if (result < 0)
         return fail(result);
-    if (one.fd >= 0)
+    if (one.fd >= 0 || (has_any && is_instead(fd)))
         tell_ready();
     return 0;
 }

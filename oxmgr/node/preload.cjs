@@ -108,22 +108,32 @@ if (held.length || ready) {
     return (one) => (one === plain ? 0 : -1);
   }
 
-  function find(what) {
-    let candidates;
+  function candidates(what) {
     if (what.path !== undefined) {
       const path = require('path').resolve(what.path);
-      candidates = held.filter((one) => one.path === path);
-    } else {
-      const rank = suits(what.host);
-      candidates = held
-        .filter((one) => one.port === what.port && rank(one.host) >= 0)
-        .sort((one, other) => rank(one.host) - rank(other.host));
+      return held.filter((one) => one.path === path);
     }
-    for (const one of candidates) {
-      const fd = take(one);
+    const rank = suits(what.host);
+    return held
+      .filter((one) => one.port === what.port && rank(one.host) >= 0)
+      .sort((one, other) => rank(one.host) - rank(other.host));
+  }
+
+  function find(what) {
+    for (const one of candidates(what)) {
+      const fd = isThere(one) ? take(one) : -1;
       if (fd >= 0) return { one, fd };
     }
     return null;
+  }
+
+  // Whether clients find it: a unix socket's file may have been removed as a stale one.
+  function isThere(one) {
+    try {
+      return !one.path || fs.lstatSync(one.path).isSocket();
+    } catch {
+      return false;
+    }
   }
 
   // An fd of it for one server; -1 when a server of this process has that address, or none is left.
@@ -144,7 +154,8 @@ if (held.length || ready) {
       // A worker of Node's own cluster asks its primary, and there this very function is asked.
       const found = what && !process.env.NODE_UNIQUE_ID ? find(what) : null;
       if (!found) {
-        if (ready && !this._handle && !held.length) this.once('listening', tellReady);
+        const isAwaited = !held.length || (what && candidates(what).length);
+        if (ready && !this._handle && isAwaited) this.once('listening', tellReady);
         return Reflect.apply(listen, this, args);
       }
       const { one, fd } = found;

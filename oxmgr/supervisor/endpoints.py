@@ -252,6 +252,10 @@ class Endpoints:
         ends.channel = NodeChannel(self._loop, self._guard, instance.folder + NODE, fd, said)
 
     def _is_ready(self, instance: "Instance") -> None:
+        instance.warnings += [
+            f"{place} is its own and is not held: it has removed the file before it listened"
+            for place in self.sockets.lost(instance)
+        ]
         self.send(instance, Ready())
 
     # --- takeover ---

@@ -88,8 +88,7 @@ class Sockets:
         self._trim(app)
         wanted = _wanted(spec, instance.index)
         # A unix socket that nobody finds any more is none.
-        lost = [key for key in wanted if app.sockets and key in app.sockets and not app.sockets[key].is_there]
-        self._close(app, lost)
+        self._close(app, self._lost(instance))
         held = app.sockets or {}
         fresh: dict[tuple[str, int], Held] = {}
         try:
@@ -138,6 +137,14 @@ class Sockets:
                     return
                 used.update(_wanted(spec, one.index))
         self._close(app, [key for key in app.sockets if key not in used])
+
+    def lost(self, instance: "Instance") -> list[str]:
+        """The places of those that are held for it, and have no file any more."""
+        return [place for place, _ in self._lost(instance)]
+
+    def _lost(self, instance: "Instance") -> list[tuple[str, int]]:
+        held = instance.app.sockets or {}
+        return [key for key in _wanted(instance.app.spec, instance.index) if key in held and not held[key].is_there]
 
     def inodes(self, instance: "Instance") -> set[int]:
         return {one.inode for one in (instance.app.sockets or {}).values()}

@@ -205,6 +205,16 @@ def test_whoever_of_it_listens_has_the_socket(home: Home, script: str, ending: s
     assert before in held(home.pid("web"))
 
 
+def test_who_removes_its_file_before_it_listens_has_one_of_its_own(home: Home) -> None:
+    path = f"{home.folder}/x.sock"
+    script = f"require('fs').unlinkSync('{path}'); {SERVE}('{path}')"
+    assert not home.apply(node(home, script, f"unix:{path}", stop_timeout_ms=60_000)).failed
+    view = home.until("web", lambda view: view.ready)
+    assert ask(path)[1] == view.pid and any("is not held" in text for text in view.warnings)
+    home.request(Act("restart", ["web"]))
+    assert ask(path)[1] == home.until("web", lambda view: view.ready).pid != view.pid
+
+
 def test_through_npm(home: Home) -> None:
     if not shutil.which("npm"):
         pytest.skip("needs npm")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from oxmgr.model.codec import replace
+from oxmgr.model.messages import Act
 from oxmgr.model.spec import Spec
 from tests.conftest import Home
 from tests.integration.test_sockets import ask, free_port, held, inode_of
@@ -36,6 +37,8 @@ async def main():
         await server.serve_forever()
 asyncio.run(main())
 """
+
+UNIX_ASYNC = ASYNC.replace("start_server(serve, *ADDRESS)", "start_unix_server(serve, ADDRESS)")
 
 
 def server(home: Home, script: str, address: tuple[str, int] | str, *listen: str, **keys: object) -> Spec:
@@ -67,6 +70,17 @@ def test_it_takes_what_it_binds_to_and_nobody_is_refused(home: Home, script: str
         assert ask(client)[1] != 0
         home.until(name, lambda view, pid=pid: view.pid not in (None, pid) and view.ready)  # type: ignore[misc]
     assert before in held(home.pid("web:0"))
+
+
+@pytest.mark.parametrize("script", [SERVER, UNIX_ASYNC], ids=["plain", "asyncio"])
+def test_who_removes_its_file_before_it_listens_has_one_of_its_own(home: Home, script: str) -> None:
+    path = f"{home.folder}/x.sock"
+    script = script.replace("s.bind(", "os.unlink(address); s.bind(")
+    assert not home.apply(server(home, script, path, f"unix:{path}")).failed
+    view = home.until("web", lambda view: view.ready)
+    assert ask(path)[1] == view.pid and any("is not held" in text for text in view.warnings)
+    home.request(Act("restart", ["web"]))
+    assert ask(path)[1] == home.until("web", lambda view: view.ready).pid != view.pid
 
 
 def test_what_does_not_match_is_the_kernels(home: Home) -> None:
