@@ -136,9 +136,10 @@ if (held.length || ready) {
     }
   }
 
-  // An fd of it for one server; -1 when a server of this process has that address, or none is left.
+  // An fd of it for one server; -1 when a server of this process has that address, or none is left. What a thread had
+  // is closed when it is terminated, and nobody is told.
   function take(one) {
-    if (one.fds.some((fd) => Atomics.load(taken, fd) === 1)) return -1;
+    if (one.fds.some((fd) => Atomics.load(taken, fd) === 1 && inodeOf(fd) === one.inode)) return -1;
     for (const fd of one.fds) {
       if (inodeOf(fd) === one.inode && Atomics.compareExchange(taken, fd, 0, 1) === 0) return fd;
     }

@@ -215,6 +215,36 @@ def test_who_removes_its_file_before_it_listens_has_one_of_its_own(home: Home) -
     assert ask(path)[1] == home.until("web", lambda view: view.ready).pid != view.pid
 
 
+TERMINATE = """
+const { Worker, isMainThread, parentPort } = require('worker_threads');
+const { once } = require('events');
+const net = require('net');
+const inodes = process.env.OXMGR_LISTEN.split(':')[1];
+async function serve() {
+  const server = net.createServer().listen(PORT, '127.0.0.1');
+  await once(server, 'listening');
+  return String(require('fs').fstatSync(server._handle.fd).ino) === inodes;
+}
+(async () => {
+  if (!isMainThread) return parentPort.postMessage(await serve());
+  const found = [];
+  for (let i = 0; i < 3; i++) {
+    const worker = new Worker(__filename);
+    found.push((await once(worker, 'message'))[0]);
+    await worker.terminate();
+  }
+  found.push(await serve());
+  console.log(JSON.stringify(found));
+  process.exit();
+})();
+"""
+
+
+def test_what_a_thread_had_that_was_terminated_can_be_taken_again(home: Home) -> None:
+    port = free_port()
+    assert run(home, TERMINATE.replace("PORT", str(port)), f"127.0.0.1:{port}") == [True] * 4
+
+
 def test_through_npm(home: Home) -> None:
     if not shutil.which("npm"):
         pytest.skip("needs npm")
