@@ -267,7 +267,8 @@ class DaemonView(Struct, tag="daemon"):
     """`started_at` is Unix time in seconds, `warnings` what a user ought to know (a state file put aside, …).
 
     `ladders` says in words on which step of each this host stands: `spawn`, how children are made; `trees`, how trees
-    are kept; `kill`, how they are ended; `limits`, which can be held and which cannot.
+    are kept; `kill`, how they are ended; `limits`, which can be held and which cannot; `sockets`, how it is found out
+    whose a socket is.
     """
 
     pid: int

@@ -12,6 +12,7 @@ from oxmgr.model.codec import replace
 from oxmgr.model.spec import NO_LIMITS
 from oxmgr.supervisor import descendants, native, process
 from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.owners import NO_FAULT, SHORT
 from oxmgr.supervisor.process import StartError
 
 TYPE_CHECKING = False
@@ -142,7 +143,7 @@ class Chore:
             os.close(self._said_to)
             if isinstance(got, StartError):
                 chores.begun(self, 0)
-                self._end(str(got))
+                self._end(f"{NO_FAULT}{got}" if got.errno in SHORT else str(got))
                 return
             self._main = got
             chores.begun(self, got.pid)

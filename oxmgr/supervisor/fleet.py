@@ -247,7 +247,9 @@ class Fleet:
                 instance.timer.cancel()
                 instance.timer = None
             if state.deadline is not None:
-                instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
+                instance.timer = self._loop.at(
+                    state.deadline, lambda: self.send(instance, Tick(self.probes.missing(instance)))
+                )
         self._journal.add(observed(instance))
         self._loop.call(self.see_to, instance)
         if state.status == is_.RUNNING and old.status == is_.STARTING:
@@ -258,6 +260,9 @@ class Fleet:
         if state.status != old.status or (state.pid > 0) != (old.pid > 0):
             self._regate(instance.app.spec.name)
             self.turns.on_change(instance)
+
+    def _on_deadline(self, instance: Instance) -> None:
+        self.send(instance, Tick(self.probes.missing(instance)))
 
     def see_to(self, instance: Instance) -> None:
         """What others have to do now that it has another state, or its app another spec."""

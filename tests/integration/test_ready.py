@@ -71,7 +71,7 @@ def test_a_start_waits_until_the_app_is_ready(home: Home, ready: str) -> None:
 def test_who_is_not_ready_in_time_is_stopped_and_the_reason_told(home: Home) -> None:
     spec = home.sh("slow", "exec sleep 1000", ready="listen", ready_timeout_ms=300, restart=NEVER)
     done = home.apply(spec)
-    assert done.failed == {"slow": "not ready 0.3 s after its start"}
+    assert done.failed == {"slow": "not ready 0.3 s after its start: it does not listen"}
     assert home.views()["slow"].status == "errored"
 
 
