@@ -11,6 +11,7 @@ import stat
 import time
 
 from oxmgr.model.logindex import ROTATED, SUFFIX
+from oxmgr.openat import open_folder
 from oxmgr.supervisor.archive import ASIDE
 from oxmgr.supervisor.logtimes import Times
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 DAY_NS = 24 * 3600 * 10**9
 MODE = 0o640
-LINKS_LIMIT = 40
-"""As the kernel has it (path_resolution(7))."""
 HARD_CAP = 2
 """A file that has no end of a line by so many times max_size_mb is rotated in the middle of one."""
 ROTATION_RETRY_NS = 10 * 10**9
@@ -242,43 +241,6 @@ class RawLog:
 def is_old(first_ns: int, logs: "Logs") -> bool:
     """Whether a log whose first line came then (0: that is not known) is to be rotated for it."""
     return bool(logs.max_days and first_ns and time.time_ns() - first_ns > logs.max_days * DAY_NS)
-
-
-def open_folder(path: str) -> int:
-    """An fd of a folder, for whom it is root's business where that is: no symbolic link is followed that somebody else
-    could have put there, that is, in a folder that is not root's or that others may write to. OSError."""
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    if os.geteuid():
-        return os.open(path, flags)
-    fd = os.open("/", flags)
-    todo = [part for part in reversed(path.split("/")) if part]
-    links = 0
-    try:
-        while todo:
-            part = todo.pop()
-            here = os.fstat(fd)
-            try:
-                step = os.open(part, flags | os.O_NOFOLLOW, dir_fd=fd)
-            except OSError as error:
-                error.filename = path
-                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                    raise
-                try:
-                    to = os.readlink(part, dir_fd=fd)
-                except OSError:
-                    raise error from None
-                links += 1
-                if here.st_uid or here.st_mode & 0o022 or links > LINKS_LIMIT:
-                    why = f"{part} is a symbolic link that others than root can change"
-                    raise OSError(errno.EPERM, why, path) from None
-                todo += [one for one in reversed(to.split("/")) if one]
-                step = os.open("/" if to.startswith("/") else ".", flags, dir_fd=fd)
-            os.close(fd)
-            fd = step
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def open_log(path: str) -> int:
