@@ -366,6 +366,16 @@ class SendAlert(Struct):
     working_dir: str = "/"
 
 
+class Match(Struct):
+    """What a helper is to wait for: a line that matches `pattern` and comes to one of `files` behind the offset there;
+    behind -1, at `since` or later, a Unix time in ns. Without files it is to be waited for no more."""
+
+    number: int
+    pattern: str = ""
+    files: dict[str, int] = {}
+    since: int = 0
+
+
 class Letter(Struct):
     """A message that waits to be sent, and how often that was tried."""
 

@@ -84,7 +84,7 @@ class Fleet:
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
         self.chores = Chores(loop, background, trees, launcher)
         self.hooks = launcher.hooks = HookRunner(self.chores, events)
-        self.probes = Probes(loop, trees, self.chores, self.send)
+        self.probes = Probes(loop, trees, self.chores, self.send, places.logs)
         self.schedules = Schedules(loop, self.send, self._tell, self._note)
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send

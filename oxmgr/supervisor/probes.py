@@ -8,10 +8,11 @@ import time
 from oxmgr.lifecycle.events import Event, Failing, Ready
 from oxmgr.lifecycle.health import HEALTHY, UNHEALTHY, Health, judge
 from oxmgr.model import status as is_
+from oxmgr.model.logpaths import log_paths
 from oxmgr.model.spec import HealthCheck
 from oxmgr.supervisor import native
 from oxmgr.supervisor.asking import CLOSED, OTHERS, Asked, Asking
-from oxmgr.supervisor.matching import Matching
+from oxmgr.supervisor.matching import Matcher, Matching
 from oxmgr.supervisor.owners import NO_FAULT
 from oxmgr.supervisor.sockdiag import SockDiag
 
@@ -41,12 +42,14 @@ NO_ANSWER = "no answer yet"
 
 
 class Probes:
-    """`send` is called with what an instance is found to be, `told` with one whose health is another."""
+    """`send` is called with what an instance is found to be, `told` with one whose health is another. `logs` is the log
+    folder."""
 
-    def __init__(self, loop: "Loop", trees: "Trees", chores: "Chores", send: "Send") -> None:
+    def __init__(self, loop: "Loop", trees: "Trees", chores: "Chores", send: "Send", logs: str) -> None:
         self.told: Callable[[Instance], object] = lambda instance: None
         self.held: Callable[[Instance], set[int]] = lambda instance: set()
         """The inodes of sockets that it was born with."""
+        self.logs = logs
         self._loop = loop
         self._trees = trees
         self._chores = chores
@@ -54,6 +57,7 @@ class Probes:
         self._waiting: dict[Instance, _Waiting] = {}
         self._checked: dict[Instance, _Checked] = {}
         self._diag = SockDiag()
+        self.matcher = Matcher(loop)
 
     def ladders(self) -> dict[str, str]:
         """How it is found out whose a socket is, as words."""
@@ -164,7 +168,9 @@ class _Waiting:
         self._timer: Timer | None = None
         self._over = False
         if self.ready.startswith("log:"):
-            self._asking = Matching(probes.loop, instance, self.ready.removeprefix("log:"), self._answered)
+            files = instance.marks or dict.fromkeys(log_paths(instance.app.spec, instance.index, probes.logs), -1)
+            self._asking = probes.matcher.wait(instance, self.ready.removeprefix("log:"), files, self._answered)
+            self.last = "no such line has come"
         else:
             self._later()
 
@@ -190,7 +196,8 @@ class _Waiting:
         self._others = self._others + 1 if why in (OTHERS, CLOSED) else 0
         if 0 < self._others <= OTHERS_MOST:
             self._look = OTHERS_LOOK
-        self._later()
+        if not self.ready.startswith("log:"):
+            self._later()
 
     def close(self) -> None:
         self._over = True
