@@ -10,8 +10,8 @@ from _stat import S_ISREG
 
 from oxmgr.client.logframe import may_have_frames, unframe
 from oxmgr.client.logindex import PAGE, FileBytes, Index
+from oxmgr.folders import open_to_read
 from oxmgr.model.codec import Struct
-from oxmgr.openat import open_to_read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

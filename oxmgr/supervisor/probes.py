@@ -40,6 +40,8 @@ FDS = 128
 NO_LIMIT = (1 << 63) - 1
 NO_ANSWER = "no answer yet"
 
+_UNKNOWN = HealthCheck()
+
 
 class Probes:
     """`send` is called with what an instance is found to be, `told` with one whose health is another. `logs` is the log
@@ -85,8 +87,10 @@ class Probes:
         if starting and wait is None:
             self._waiting[instance] = _Waiting(self, instance)
         check = self._checked.get(instance)
-        running = state.status == is_.RUNNING and bool(spec.health_check.probe)
-        if check is not None and not (running and check.pid == pid and check.check == spec.health_check):
+        # By the spec that it was started by: what its app is to be by now may be asked for something else.
+        wanted = instance.born.health_check if instance.born is not None else _UNKNOWN
+        running = state.status == is_.RUNNING and bool(wanted.probe)
+        if check is not None and not (running and check.pid == pid and check.check == wanted):
             del self._checked[instance]
             check.close()
             check = None
@@ -212,7 +216,7 @@ class _Checked:
 
     def __init__(self, probes: Probes, instance: "Instance") -> None:
         self.pid = instance.state.pid
-        self.check: HealthCheck = instance.app.spec.health_check
+        self.check: HealthCheck = _UNKNOWN if instance.born is None else instance.born.health_check
         self.health = Health()
         self._probes = probes
         self._instance = instance

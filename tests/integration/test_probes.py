@@ -1,6 +1,7 @@
 """A probe is answered by this very instance: by nobody else that shares its port, has it, or comes after it."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -76,6 +77,13 @@ def quick(port: int, **keys: object) -> HealthCheck:
     return HealthCheck(endpoint=f"http://127.0.0.1:{port}/", **keys)  # type: ignore[arg-type]
 
 
+def missing(why: str) -> str:
+    """What came back last."""
+    words = re.fullmatch(r"not ready \d+(\.\d)? s after its start: (.*)", why)
+    assert words, why
+    return words[2]
+
+
 def test_instances_that_share_a_socket_get_ready_and_stay_healthy(home: Home) -> None:
     port = free_port()
     spec = sharing(home, port, instances=8, ready=f"http://127.0.0.1:{port}/", ready_timeout_ms=20000)
@@ -101,7 +109,7 @@ def test_a_reload_to_a_version_that_only_sleeps_leaves_the_old_one_at_its_work(h
     pid = home.pid("web")
     sleeps = home.sh("web", "exec sleep 1000", listen=[f"127.0.0.1:{port}"], ready=ready, ready_timeout_ms=1000)
     done = home.apply(sleeps)
-    assert "it goes on as it was, for the new one failed: not ready 1 s after its start" in done.failed["web"]
+    assert "it goes on as it was, for the new one failed: not ready" in done.failed["web"]
     assert "others take the connections" in done.failed["web"]
     assert home.pid("web") == pid
     with socket.create_connection(("127.0.0.1", port)) as client:
@@ -125,7 +133,7 @@ def test_a_reload_to_a_version_that_is_never_found_healthy_ends(home: Home) -> N
 def test_who_closes_at_once_is_never_ready(home: Home) -> None:
     port = free_port()
     spec = sharing(home, port, "closes", ready=f"http://127.0.0.1:{port}/", ready_timeout_ms=500, restart=NEVER)
-    assert home.apply(spec).failed["web"].startswith("not ready 0.5 s after its start: http://")
+    assert missing(home.apply(spec).failed["web"]).startswith("http://")
 
 
 def test_tcp_on_a_held_socket_is_answered_by_who_accepts(home: Home) -> None:
@@ -133,7 +141,7 @@ def test_tcp_on_a_held_socket_is_answered_by_who_accepts(home: Home) -> None:
     port = free_port()
     keys = {"listen": [f"127.0.0.1:{port}"], "ready": f"tcp:{port}", "ready_timeout_ms": 500, "restart": NEVER}
     done = home.apply(home.sh("web", "exec sleep 1000", **keys))
-    assert done.failed["web"].startswith(f"not ready 0.5 s after its start: tcp:{port}: no answer yet")
+    assert missing(done.failed["web"]) == f"tcp:{port}: no answer yet"
     check = HealthCheck(tcp=str(port), interval_secs=0.1, timeout_secs=0.2, initial_delay_secs=0, unhealthy_threshold=2)
     home.apply(
         home.sh("hangs", "exec sleep 1000", listen=keys["listen"], health_check=check, restart=NEVER), prune=True
@@ -189,11 +197,11 @@ def test_who_is_not_ready_is_told_with_what_was_asked_and_came_back(home: Home) 
     (home.folder / "status").write_text("404 Not Found")
     url = f"http://127.0.0.1:{port}/nothere"
     done = home.apply(own(home, port, ready=url, ready_timeout_ms=1500, restart=NEVER))
-    assert done.failed == {"web": f"not ready 1.5 s after its start: {url}: status 404"}
+    assert missing(done.failed["web"]) == f"{url}: status 404"
     done = home.apply(home.sh("b", "exec sleep 1000", ready=f"tcp:{port}", ready_timeout_ms=300, restart=NEVER))
-    assert done.failed == {"b": f"not ready 0.3 s after its start: tcp:{port}: Connection refused"}
+    assert missing(done.failed["b"]) == f"tcp:{port}: Connection refused"
     done = home.apply(home.sh("c", "exec sleep 1000", ready="command:exit 3", ready_timeout_ms=300, restart=NEVER))
-    assert done.failed == {"c": "not ready 0.3 s after its start: command:exit 3: exit code 3"}
+    assert missing(done.failed["c"]) == "command:exit 3: exit code 3"
 
 
 def test_probes_leave_nothing_in_time_wait(home: Home) -> None:

@@ -115,7 +115,7 @@ def test_a_rotated_log_goes_on(home: Home) -> None:
 
 def test_who_prints_no_such_line_is_told_so(home: Home) -> None:
     done = home.apply(home.sh("app", "exec sleep 1000", ready="log:^up$", ready_timeout_ms=300, restart="never"))
-    assert done.failed == {"app": "not ready 0.3 s after its start: log:^up$: no such line has come"}
+    assert done.failed["app"].endswith(" s after its start: log:^up$: no such line has come")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can read what others cannot")

@@ -8,9 +8,9 @@ import pytest
 
 from oxmgr.client.logchain import open_live
 from oxmgr.client.logfile import Source, open_regular
+from oxmgr.folders import open_to_read
 from oxmgr.helpers.alert import last_lines
 from oxmgr.model.logindex import SUFFIX
-from oxmgr.openat import open_to_read
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="of root's rights")
 
