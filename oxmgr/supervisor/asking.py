@@ -26,7 +26,7 @@ from _socket import (
 
 from oxmgr.model.urls import LOCAL, LOCALS, address, endpoint
 from oxmgr.supervisor.loop import READ, WRITE
-from oxmgr.supervisor.native import HAS, HAS_NOT, HIDDEN
+from oxmgr.supervisor.native import HAS, HAS_NOT, HIDDEN, UNKNOWN
 from oxmgr.supervisor.owners import ESTABLISHED, NO_FAULT, SHORT, SYN_RECV
 
 TYPE_CHECKING = False
@@ -57,7 +57,7 @@ _SOURCES = 4
 
 class Asked:
     """An instance, for who asks it. `holds` calls back with whether a process of it has one of these sockets, one of
-    HAS, HAS_NOT and HIDDEN; `born_with` gives the inodes of those that it was given."""
+    HAS, HAS_NOT, HIDDEN and UNKNOWN; `born_with` gives the inodes of those that it was given."""
 
     __slots__ = ("born_with", "holds")
 
@@ -90,7 +90,7 @@ class Asking:
         """Nobody but the instance can take the connection, for it has opened the socket that listens itself."""
         self._accepted = False
         self._look = FIRST_LOOK
-        self._later: Timer = loop.at(0.0, self._begin)
+        self._later: Timer = loop.at(0.0, lambda: self._step(self._begin))
         self._timer = loop.at(time.monotonic() + timeout, self._on_timeout)
         if probe.startswith("http://"):
             host, self._port, path, name = endpoint(probe)
@@ -119,11 +119,7 @@ class Asking:
             # Whoever connected to it would look it up, and wait.
             self._end(f"{self._remote[0]} is no address")
             return
-        try:
-            self._socket = self._bound()
-        except OSError as error:
-            self._end(f"{NO_FAULT}{error.strerror}")
-            return
+        self._socket = self._bound()
         local = self._socket.getsockname()[:2]
         takers = self._diag.takers(self._remote, local) if local[1] else []
         if not takers:
@@ -132,19 +128,34 @@ class Asking:
             return
 
         def on_beside(answer: str) -> None:
-            if not self._over:
-                self._end(STRANGER if answer == HAS_NOT else OTHERS)
+            self._end(STRANGER if answer == HAS_NOT else OTHERS)
 
         def on_taker(answer: str) -> None:
-            if self._over:
-                return
             if answer == HAS_NOT:
-                self._asked.holds([inode for one in takers for inode in self._diag.beside(one)], on_beside)
+                self._find([inode for one in takers for inode in self._diag.beside(one)], on_beside)
                 return
             self._alone = answer == HAS and len(takers) == 1 and takers[0].inode not in self._asked.born_with()
             self._connect()
 
-        self._asked.holds([one.inode for one in takers], on_taker)
+        self._find([one.inode for one in takers], on_taker)
+
+    def _find(self, inodes: list[int], then: "Callable[[str], None]") -> None:
+        """Whether the instance has one of these, if that can be found out."""
+
+        def found(answer: str) -> None:
+            if answer == UNKNOWN:
+                self._end(f"{NO_FAULT}no file descriptors are left to look at its own")
+            elif not self._over:
+                self._step(lambda: then(answer))
+
+        self._asked.holds(inodes, found)
+
+    def _step(self, work: "Callable[[], None]") -> None:
+        """One that cannot be taken for want of something of ours is no result."""
+        try:
+            work()
+        except OSError as error:
+            self._end(f"{NO_FAULT}{error.strerror}")
 
     def _bound(self) -> socket:
         """A socket whose own end is known before it connects; of an address that is not this host's, without. OSError:
@@ -179,7 +190,7 @@ class Asking:
 
     def _on_refused(self, error: int) -> None:
         if error == errno.ECONNREFUSED and self._hosts:
-            self._begin()
+            self._step(self._begin)
         elif error in (*SHORT, errno.EADDRNOTAVAIL):
             self._end(f"{NO_FAULT}{os.strerror(error)}")
         else:
@@ -198,8 +209,8 @@ class Asking:
             self._end("")
         else:
             self._local = local
-            self._hear(READ, lambda _: self._look_who())
-            self._look_who()
+            self._hear(READ, lambda _: self._step(self._look_who))
+            self._step(self._look_who)
 
     def _look_who(self) -> None:
         """Until somebody has accepted: not a byte goes to who is not to answer."""
@@ -213,12 +224,12 @@ class Asking:
         elif found.inode:
             # What comes meanwhile is read once it is known from whom.
             self._silence()
-            self._asked.holds([found.inode], self._on_owner)
+            self._find([found.inode], self._on_owner)
         elif found.state in (ESTABLISHED, SYN_RECV):
             # TCP_DEFER_ACCEPT of tcp(7): nobody accepts before something comes. All but the end of it does.
             if found.state == SYN_RECV and self._is_http and not self._send(keep=2):
                 return
-            self._later = self._loop.at(time.monotonic() + self._look, self._look_who)
+            self._later = self._loop.at(time.monotonic() + self._look, lambda: self._step(self._look_who))
             self._look = min(LAST_LOOK, self._look * 2)
         else:
             self._end("the connection is closed at once" if self._alone else CLOSED)
@@ -233,8 +244,6 @@ class Asking:
             return True
 
     def _on_owner(self, answer: str) -> None:
-        if self._over:
-            return
         if answer == HAS_NOT:
             self._end(OTHERS)
         elif not self._is_http:

@@ -1,4 +1,7 @@
-"""Whose sockets are whose, by their inodes: what proc(5) has of it, /proc/net/tcp, /proc/net/unix, /proc/PID/fd."""
+"""Whose sockets are whose, by their inodes: what proc(5) has of it, /proc/net/tcp, /proc/net/unix, /proc/PID/fd.
+
+What cannot be read is not there; but an OSError of SHORT goes to who asks.
+"""
 
 import errno
 import os
@@ -113,15 +116,18 @@ def _lines(path: str) -> "Iterator[list[bytes]]":
             file.readline()
             for line in file:
                 yield line.split()
-    except OSError:
-        return
+    except OSError as error:
+        if error.errno in SHORT:
+            raise
 
 
 def _line_with(path: str, words: bytes) -> bytes:
     """The rest of a line from there on; no other is taken apart."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORT:
+            raise
         return b""
     rest = b""
     try:

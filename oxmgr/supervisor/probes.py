@@ -126,8 +126,8 @@ class Probes:
             return None
 
     def holds(self, instance: "Instance", inodes: list[int], then: "Callable[[str], None]") -> None:
-        """Call back, at once or later, with whether a process of it has one of these sockets: HAS, HAS_NOT or HIDDEN.
-        The main process is looked at first, and for most that is all."""
+        """Call back, at once or later, with whether a process of it has one of these sockets: HAS, HAS_NOT, HIDDEN
+        or UNKNOWN. The main process is looked at first, and for most that is all."""
         main = [instance.process.pid] if instance.process is not None else []
         if native.has_socket(main, inodes, FDS) == native.HAS:
             then(native.HAS)
@@ -137,7 +137,7 @@ class Probes:
         if answer != native.UNFINISHED:
             then(answer)
             return
-        found = [native.HIDDEN]
+        found = [native.UNKNOWN]
 
         def look() -> None:
             found[0] = native.has_socket(pids, inodes, NO_LIMIT)
@@ -147,9 +147,12 @@ class Probes:
     def listens(self, instance: "Instance", done: "Callable[[str], None]") -> None:
         """Whether some process of it listens, at a socket that it has made itself."""
         pids = self._trees.pids(instance)
-        there = {*self._diag.listening(pids[0])} - self.held(instance) if pids else set()
-        why = "it does not listen"
-        self.holds(instance, [*there], lambda answer: done("" if answer == native.HAS else why))
+        try:
+            there = {*self._diag.listening(pids[0])} - self.held(instance) if pids else set()
+        except OSError as error:
+            done(f"{NO_FAULT}{error.strerror}")
+            return
+        self.holds(instance, [*there], lambda answer: done("" if answer == native.HAS else "it does not listen"))
 
 
 def is_asked(ready: str) -> bool:
