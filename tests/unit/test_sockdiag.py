@@ -160,16 +160,18 @@ def test_what_there_is_not_enough_of_is_no_fault_of_the_app(diag: SockDiag, left
         said: list[str] = []
         loop = Loop(faults.append)
 
-        def none_left() -> None:
-            fd = os.dup(0)
-            os.close(fd)
-            setrlimit(RLIMIT_NOFILE, (fd + left, before[1]))
+        def few_left() -> None:
+            # The lowest that are free, and the one behind them.
+            fds = [os.dup(0) for _ in range(left + 1)]
+            for fd in fds:
+                os.close(fd)
+            setrlimit(RLIMIT_NOFILE, (fds[-1], before[1]))
 
         def done(why: str) -> None:
             said.append(why)
             loop.stop()
 
-        none_left()
+        few_left()
         try:
             Asking(loop, diag, f"tcp:{server.getsockname()[1]}", 1.0, run.asked, done)
             loop.run()
