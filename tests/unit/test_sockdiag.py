@@ -101,16 +101,6 @@ def test_what_is_left_of_a_question_that_was_given_up_is_no_answer_to_the_next(d
             assert [found.inode for found in diag.takers(server.getsockname(), ("127.0.0.1", 1))] == [inode(server)]
 
 
-def test_whose_a_socket_is() -> None:
-    with socket.socket() as one:
-        pid, wanted = os.getpid(), [5, inode(one)]
-        assert native.has_socket([pid], wanted, 10_000) == native.HAS
-        assert native.has_socket([pid], [5], 10_000) == native.HAS_NOT
-        assert native.has_socket([pid], [5], 2) == native.UNFINISHED
-        assert native.has_socket([], wanted, 2) == native.HAS_NOT
-    assert native.has_socket([pid], wanted, 10_000) == native.HAS_NOT
-
-
 # --- asked ---
 
 
