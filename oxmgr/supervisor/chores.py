@@ -104,7 +104,6 @@ class Chore:
         self._said = b""
         self._main: process.Process | None = None
         self._child = native.Child()
-        self._folder = ""
         self._late = False
         self.over = False
         self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -114,7 +113,7 @@ class Chore:
         spec = instance.app.spec
         spec = replace(spec, argv=[SHELL, "-c", command], limits=NO_LIMITS, env={**spec.env, **env}, ready="started")
         result: list[process.Process | StartError] = []
-        folder = self._make_folder(serial)
+        self._folder, folder = chores.trees.cgroups.make_leaf(f"{instance.folder}~chore{serial}")
 
         def work() -> None:
             try:
@@ -161,17 +160,6 @@ class Chore:
         """It is of no interest any more, and ended."""
         self._done = lambda why: None
         self._end("")
-
-    def _make_folder(self, serial: int) -> int:
-        """An fd of a cgroup of its own, -1 without."""
-        cgroups = self._chores.trees.cgroups
-        if not cgroups.base:
-            return -1
-        try:
-            self._folder = cgroups.make(f"{self._instance.folder}~chore{serial}")[0]
-            return os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return -1
 
     def _on_said(self, _: int) -> None:
         try:

@@ -134,14 +134,14 @@ def _set_up(
     journal = Journal(places.journal, loop, health, Spare("journal", guard))
     past = journal.load()
     events = Events(EventFile(places.events, loop, health), log)
-    messenger = Messenger(
-        loop, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
-    )
     # Without a state folder nothing is known of an earlier daemon either.
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     trees.guard = lambda: guard.pid if guard.fd >= 0 else 0
     outputs = Outputs(loop, places, background, log, guard)
+    messenger = Messenger(
+        loop, trees, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
+    )
     events.heard = Alerting(loop, messenger, outputs.files).hear
     endpoints = Endpoints(loop, places, guard, trees, log)
     launcher = Launcher(places, loop, background, trees, outputs, given, endpoints)
@@ -149,6 +149,7 @@ def _set_up(
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
     Aging(loop, background, outputs, fleet)
     handover = Handover(loop, desired, launcher, guard, log, lock, given, options)
+    handover.leaving = messenger.take_back
     commands.handover = handover
     signals = native.signalfd(list(SIGNALS))
     loop.add(signals, READ, lambda _: _on_signals(native.read_signals(signals), fleet, commands))
