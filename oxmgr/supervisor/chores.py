@@ -1,7 +1,8 @@
 """Commands that are run for an app beside it: probes and hooks. Each has its time, and nothing of it outlives that.
 
 A chore runs with the rights, the environment and the folder of its app, in a cgroup of its own beside the app's, so
-that whatever it starts ends with it; without cgroups in a session of its own, and its descendants are looked for.
+that whatever it starts ends with it; without cgroups in a session of its own, and its descendants are looked for. It
+has its app's limits, for itself.
 """
 
 import os
@@ -9,10 +10,11 @@ import time
 
 from oxmgr.lifecycle.machine import describe_end
 from oxmgr.model.codec import replace
-from oxmgr.model.spec import NO_LIMITS
-from oxmgr.supervisor import descendants, native, process
+from oxmgr.model.spec import FIFO, NO_LIMITS
+from oxmgr.supervisor import descendants, limits, native, process
 from oxmgr.supervisor.loop import READ
 from oxmgr.supervisor.process import StartError
+from oxmgr.supervisor.shortage import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class Chores:
     def run(
         self, instance: "Instance", command: str, timeout: float, done: "Callable[[str], object]", **env: str
     ) -> "Chore":
-        """`done` is called once: with "" when it has ended with 0, else with what was wrong."""
+        """`done` is called once, and never before this returns: with "" when it has ended with 0, else with what was
+        wrong."""
         self._serial += 1
         return Chore(self, instance, command, timeout, done, env, self._serial)
 
@@ -106,14 +109,24 @@ class Chore:
         self._child = native.Child()
         self._late = False
         self.over = False
-        self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        loop = chores.loop
-        loop.add(self._reading, READ, self._on_said)
-        self._timer = loop.at(time.monotonic() + timeout, lambda: self._on_late(timeout))
+        self._reading = -1
+        self._folder = ""
+        try:
+            self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            self._end_soon(f"open a pipe for what it prints: {reason(error)}")
+            return
+        chores.loop.add(self._reading, READ, self._on_said)
+        self._timer = chores.loop.at(time.monotonic() + timeout, lambda: self._on_late(timeout))
         spec = instance.app.spec
-        spec = replace(spec, argv=[SHELL, "-c", command], limits=NO_LIMITS, env={**spec.env, **env}, ready="started")
+        spec = replace(spec, argv=[SHELL, "-c", command], env={**spec.env, **env}, ready="started", stdin=FIFO)
+        cgroups = chores.trees.cgroups
+        self._folder, folder = cgroups.make_leaf(f"{instance.folder}~chore{serial}")
+        if self._folder and spec.limits != NO_LIMITS:
+            limits.kill_as_one(self._folder)
+            # What cannot be held is told of the app.
+            limits.write_all(self._folder, spec.limits, NO_LIMITS, cgroups.controllers)
         result: list[process.Process | StartError] = []
-        self._folder, folder = chores.trees.cgroups.make_leaf(f"{instance.folder}~chore{serial}")
 
         def work() -> None:
             try:
@@ -141,7 +154,8 @@ class Chore:
             os.close(self._said_to)
             if isinstance(got, StartError):
                 chores.begun(self, 0)
-                self._end(str(got))
+                self._timer.cancel()
+                self._end_soon(str(got))
                 return
             self._main = got
             chores.begun(self, got.pid)
@@ -168,7 +182,17 @@ class Chore:
             return
         self._said = (self._said + data)[-KEPT:]
         if not data:
-            self._chores.loop.change(self._reading, 0)
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        # One that nobody writes to any more would be told of for ever (EPOLLHUP, epoll_ctl(2)).
+        if self._reading >= 0:
+            self._chores.loop.remove(self._reading)
+            os.close(self._reading)
+            self._reading = -1
+
+    def _end_soon(self, why: str) -> None:
+        self._timer = self._chores.loop.at(0.0, lambda: self._end(why))
 
     def _on_late(self, timeout: float) -> None:
         self._late = True
@@ -184,7 +208,8 @@ class Chore:
             # Its pipe is closed, and the number perhaps another's.
             return
         code, number = end
-        self._on_said(0)
+        if self._reading >= 0:
+            self._on_said(0)
         self._end("" if code == 0 else f"{describe_end(code, number)}{self._last_words()}")
 
     def _last_words(self) -> str:
@@ -209,7 +234,6 @@ class Chore:
             return
         self.over = True
         self._timer.cancel()
-        self._chores.loop.remove(self._reading)
-        os.close(self._reading)
+        self._stop_reading()
         self._kill()
         self._done(why)

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.trees import Trees
 
+_BEGINS = ("started", "ready")
+"""Notes with which a process is ready, if its status says so."""
+
 
 class Fleet:
     """`changed` is called with an instance after each of its steps, once all of a step's effects are done."""
@@ -219,6 +222,9 @@ class Fleet:
                 self._events.tell(note.kind, instance, state, note.reason)
             if instance.state is not old:
                 self._after(instance, old)
+            # Between the old state and this one may be more than one step.
+            if instance.state.status == is_.RUNNING and any(note.kind in _BEGINS for note, _ in notes):
+                self.hooks.after("post_start", instance)
 
     def take_up(self, instance: Instance, state: State) -> None:
         """It is as an earlier daemon had it."""
@@ -250,9 +256,7 @@ class Fleet:
                 instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
         self._journal.add(observed(instance))
         self._loop.call(self.see_to, instance)
-        if state.status == is_.RUNNING and old.status == is_.STARTING:
-            self.hooks.after("post_start", instance)
-        elif instance.down and (old.pid or old.status == is_.STOPPING):
+        if instance.down and (old.pid or old.status == is_.STOPPING):
             self.hooks.after("post_stop", instance)
         self.changed(instance)
         if state.status != old.status or (state.pid > 0) != (old.pid > 0):

@@ -12,6 +12,7 @@ from oxmgr.supervisor import descendants
 from oxmgr.supervisor.guard import memory_file
 from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.shortage import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Messenger:
             self._serial += 1
             self._sending.append(_Sending(self._loop, self._trees, letter, self._serial, self._on_end))
         except OSError as error:
-            said = f"again: its helper cannot be started: {error.strerror}"
+            said = f"again: its helper cannot be started: {reason(error)}"
             self._loop.at(0.0, lambda: self._on_result(letter, said))
 
     def _on_end(self, sending: "_Sending", said: str) -> None:

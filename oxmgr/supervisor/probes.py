@@ -12,6 +12,7 @@ from oxmgr.model.spec import HealthCheck
 from oxmgr.supervisor import owners
 from oxmgr.supervisor.asking import OTHERS, Asking
 from oxmgr.supervisor.matching import Matching
+from oxmgr.supervisor.shortage import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Probes:
                 return self._chores.run(instance, probe.removeprefix("command:"), timeout, done)
             return Asking(self._loop, probe, timeout, lambda: self.pids(instance), done)
         except OSError as error:
-            why = error.strerror or str(error)
+            why = reason(error)
             self._loop.at(time.monotonic() + FIRST_LOOK, lambda: done(why))
             return None
 
