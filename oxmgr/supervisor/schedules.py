@@ -15,6 +15,7 @@ from oxmgr.model import status as is_
 from oxmgr.supervisor import native
 from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.shortage import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from oxmgr.lifecycle.events import Event
     from oxmgr.supervisor.instance import App, Instance
-    from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.loop import Loop, Timer
 
     Key = tuple[str, str]
     """A line and the name of its time zone."""
@@ -31,7 +32,9 @@ HELPER = "schedule"
 LINES = 64
 """At most so many for one helper."""
 AGAIN = 60.0
-"""Seconds until a helper that failed is tried again."""
+"""Seconds until what failed is tried again."""
+PATIENCE = 30.0
+"""Seconds for a helper."""
 
 
 class Schedules:
@@ -56,6 +59,7 @@ class Schedules:
         self._asking: _Asking | None = None
         self._timerfd = -1
         self._armed = 0
+        self._later: Timer | None = None
 
     def update(self, app: "App") -> None:
         """Its spec, or something of an instance of it, has changed."""
@@ -159,12 +163,26 @@ class Schedules:
         if self._timerfd < 0:
             if not first:
                 return
-            self._timerfd = native.wall_timerfd()
+            try:
+                self._timerfd = native.wall_timerfd()
+            except OSError as error:
+                self._arm_later(reason(error))
+                return
             self._loop.add(self._timerfd, READ, self._on_clock)
         if first != self._armed:
             self._armed = first
             if not native.wall_timerfd_set(self._timerfd, first * 1_000_000_000):
                 self._loop.at(0.0, lambda: self._look(list(self._watched)))
+
+    def _arm_later(self, why: str) -> None:
+        for app in self._watched:
+            app.troubles["schedule"] = f"nobody tells when it is time: {why}"
+        if self._later is None:
+            self._later = self._loop.at(time.monotonic() + AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        self._later = None
+        self._look(list(self._watched))
 
     # --- the helper ---
 
@@ -224,23 +242,26 @@ class _Asking:
         self._now = 0
         self._said = b""
         self._reading = self._pidfd = -1
+        self._timer: Timer | None = None
 
     def start(self, keys: "list[Key]") -> None:
         self._keys, self._now = keys, int(time.time())
-        reading, said = os.pipe2(os.O_CLOEXEC)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        fds: list[int] = []
         try:
+            fds += os.pipe2(os.O_CLOEXEC)
+            fds.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+            reading, said, null = fds
             words = [str(os.getpid()), str(self._now), *(word for key in keys for word in key)]
             _, self._pidfd = start_helper(HELPER, words, [null, said, null])
+            self._reading = fds.pop(0)
         except OSError as error:
-            os.close(reading)
-            self._done(self._now, keys, [], error.strerror or str(error))
+            self._done(self._now, keys, [], reason(error))
             return
         finally:
-            os.close(said)
-            os.close(null)
-        self._reading = reading
+            for fd in fds:
+                os.close(fd)
         self._loop.add(reading, READ, self._on_said)
+        self._timer = self._loop.at(time.monotonic() + PATIENCE, lambda: self._give_up("its helper does not end"))
 
     def _on_said(self, _: int) -> None:
         data = os.read(self._reading, 64 * 1024)
@@ -249,7 +270,13 @@ class _Asking:
             self.end()
             self._done(self._now, self._keys, self._said.decode(errors="replace").splitlines(), "")
 
+    def _give_up(self, why: str) -> None:
+        self.end()
+        self._done(self._now, self._keys, [], why)
+
     def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._reading >= 0:
             self._loop.remove(self._reading)
             os.close(self._reading)
