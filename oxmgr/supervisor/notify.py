@@ -96,6 +96,8 @@ class Notify:
         self._heard = 0.0
         fd = shared.guard.claim(self._kept)
         self._socket = socket(fileno=fd) if fd >= 0 else self._bind()
+        if fd >= 0:
+            self.place = _place(self._socket)
         self._claim_stored()
 
     def _bind(self) -> socket:
@@ -163,6 +165,8 @@ class Notify:
         if not self.place.startswith("@"):
             try:
                 os.unlink(self.place)
+                # A folder of nothing but such sockets goes with the last of them.
+                os.rmdir(os.path.dirname(self.place))
             except OSError:
                 return
 
@@ -317,6 +321,12 @@ class Notify:
         prefix = f"{self._instance.folder}.fd"
         for kept in [kept for kept in self._shared.guard.kept if kept.startswith(prefix) and "=" in kept]:
             self.stored.append((kept.partition("=")[2], self._shared.guard.claim(kept), kept))
+
+
+def _place(made: socket) -> str:
+    """Where it is bound."""
+    name = made.getsockname()
+    return name if isinstance(name, str) else f"@{os.fsdecode(name[1:])}"
 
 
 def bind_path(made: socket, path: str, owner: int) -> None:
