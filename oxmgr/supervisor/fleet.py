@@ -88,7 +88,7 @@ class Fleet:
         self.chores = Chores(loop, background, trees, launcher)
         self.hooks = launcher.hooks = HookRunner(self.chores, events)
         self.probes = Probes(loop, trees, self.chores, self.send)
-        self.schedules = Schedules(loop, self.send, self._tell, self._note)
+        self.schedules = Schedules(loop, self.send, self._tell, self._note, self._roll)
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send
         launcher.endpoints.send = self.send
@@ -286,13 +286,17 @@ class Fleet:
         """Something that it watches has changed. Who was started later has seen it; and what an app does to its files
         as it ends is no reason to end it again."""
         older = [one for one in app.instances.values() if one.started_at < at]
-        running = [one for one in older if one.state.status == is_.RUNNING]
-        if running and self.roll(app, running):
-            for instance in running:
-                self._tell("watch", instance, reason)
-            older = [one for one in older if one not in running]
-        for instance in older:
+        for instance in self._roll(app, older, "watch", reason):
             self.send(instance, Changed(reason))
+
+    def _roll(self, app: App, instances: list[Instance], kind: str, reason: str) -> list[Instance]:
+        """Replace those that run, where that can be, and tell of it; those for whom something else is to be done."""
+        running = [one for one in instances if one.state.status == is_.RUNNING]
+        if not running or not self.roll(app, running):
+            return instances
+        for instance in running:
+            self._tell(kind, instance, reason)
+        return [one for one in instances if one not in running]
 
     def _tell(self, kind: str, instance: Instance, reason: str) -> None:
         self._events.tell(kind, instance, instance.state, reason)

@@ -39,7 +39,8 @@ PATIENCE = 30.0
 
 class Schedules:
     """`send` gives an instance an event, `tell` an event to whoever listens: its kind, the instance and the reason;
-    `noted` has the journal know up to when an app's times are done."""
+    `noted` has the journal know up to when an app's times are done. `roll` replaces instances without a gap where that
+    can be, telling of it as `tell` does, and returns the others."""
 
     def __init__(
         self,
@@ -47,11 +48,13 @@ class Schedules:
         send: "Callable[[Instance, Event], None]",
         tell: "Callable[[str, Instance, str], None]",
         noted: "Callable[[App], None]",
+        roll: "Callable[[App, list[Instance], str, str], list[Instance]]",
     ) -> None:
         self._loop = loop
         self._send = send
         self._tell = tell
         self._noted = noted
+        self._roll = roll
         self._watched: dict[App, Key] = {}
         self._times: dict[Key, Times] = {}
         self._wrong: dict[Key, str] = {}
@@ -137,12 +140,14 @@ class Schedules:
     def _run(self, app: "App", due: int) -> None:
         """At that time; a service that was started later than that has had its restart."""
         event, instances = Due(moment(due)), _wanted(app)
-        if app.spec.overlap:
+        if not app.spec.schedule:
+            older = [one for one in instances if one.state.pid and one.started_at < due]
+            instances = self._roll(app, older, "scheduled", event.reason)
+        elif app.spec.overlap:
             free = [one for one in instances if awaits_time(one.state, app.spec)]
             instances = (free or instances)[:1]
         for instance in instances:
-            if app.spec.schedule or (instance.state.pid and instance.started_at < due):
-                self._send(instance, event)
+            self._send(instance, event)
 
     def _say_when(self, app: "App", key: "Key") -> None:
         why = self._wrong.get(key, "")

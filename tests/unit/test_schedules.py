@@ -33,7 +33,13 @@ def loop(faults: list[Exception]) -> Loop:
 def watching(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Schedules]:
     monkeypatch.setattr(schedules, "AGAIN", 0.05)
     before = set(children())
-    watching = Schedules(loop, lambda instance, event: None, lambda *told: None, lambda app: None)
+    watching = Schedules(
+        loop,
+        lambda instance, event: None,
+        lambda *told: None,
+        lambda app: None,
+        lambda app, instances, *told: instances,
+    )
     yield watching
     watching.end()
     for pid in set(children()) - before:
