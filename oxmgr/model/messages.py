@@ -35,7 +35,7 @@ class Apply(Struct, tag="apply"):
 
     `environ` is the caller's environment as NUL-terminated `KEY=value`; an app takes it when this request
     starts or restarts it. `prune` deletes the apps that are not named. `plan_only` changes nothing. `reload`: those
-    that run are replaced also where nothing has changed.
+    that run are replaced also where nothing has changed. `keep_stopped`: instances that were stopped stay so.
     """
 
     specs: list[Spec]
@@ -43,6 +43,7 @@ class Apply(Struct, tag="apply"):
     prune: bool = False
     plan_only: bool = False
     reload: bool = False
+    keep_stopped: bool = False
 
 
 VERBS = ("start", "stop", "restart", "reload", "delete", "reset")

@@ -128,7 +128,10 @@ class Commands:
                 if action.action == "delete":
                     draft.drop(action.app)
             for spec in request.specs:
+                stopped = draft.apps[spec.name].stopped if request.keep_stopped and spec.name in draft.apps else ()
                 draft.put(spec, environ_for(self._fleet, spec, request.environ))
+                for index in stopped:
+                    draft.want(spec.name, index, index >= spec.instances)
 
         def saved(error: OSError | None) -> None:
             if not self._ends_meanwhile(client, error):
@@ -150,7 +153,8 @@ class Commands:
         self._fleet.turns.bring_down(work.restart, Restart())
         self._fleet.turns.start(work.start)
         goals = dict.fromkeys(work.leave, GONE)
-        goals.update((one, UP) for one in work.stay if not (one.down and is_finished(one)) and one not in work.roll)
+        unmoved = (*work.roll, *work.rest)
+        goals.update((one, UP) for one in work.stay if not (one.down and is_finished(one)) and one not in unmoved)
         self._fleet.change_limits(work.limit, lambda: self._wait(client, goals, work.stay, changes, rolls=work.roll))
 
     def _scale(self, request: m.Scale, client: "Client") -> None:
@@ -163,7 +167,7 @@ class Commands:
                 f"{request.app} cannot have {count} instances, but 1 to {INSTANCES_LIMIT}: "
                 "to have none, stop or delete it"
             )
-        self._apply(m.Apply([replace(app.spec, instances=count)], app.environ), client)
+        self._apply(m.Apply([replace(app.spec, instances=count)], app.environ, keep_stopped=True), client)
 
     # --- act ---
 
