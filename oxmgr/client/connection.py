@@ -78,10 +78,15 @@ class Connection:
             if progress is not None:
                 progress(reply)
 
-    def stream(self, request: GetEvents) -> "Iterator[Event | EventsLost | EventsEnd]":
-        """The past events, EventsEnd, and with `follow` the events to come, until the daemon ends."""
+    def stream(
+        self, request: GetEvents, wait: "Callable[[], None]" = lambda: None
+    ) -> "Iterator[Event | EventsLost | EventsEnd]":
+        """The past events, EventsEnd, and with `follow` the events to come, until the daemon ends. `wait` is called
+        when nothing is here yet."""
         self._send(request)
         while True:
+            if not self._buffer:
+                wait()
             reply = self._receive()
             if isinstance(reply, Failed):
                 raise Refused(reply)
