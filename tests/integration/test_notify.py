@@ -174,6 +174,26 @@ say("READY=1")
     assert not out.exists(), "what was left is gone once it was stopped"
 
 
+def test_files_that_share_an_inode_are_each_kept_and_the_same_one_once(home: Home) -> None:
+    out = home.folder / "out"
+    script = f"""
+if "LISTEN_FDS" in os.environ:
+    numbers = [number for number in range(3, 3 + int(os.environ["LISTEN_FDS"]))]
+    found = sorted(os.eventfd_read(number) for number in numbers)
+    open({str(out)!r} + ".new", "w").write(repr(found)); os.rename({str(out)!r} + ".new", {str(out)!r})
+else:
+    for count in (1, 2, 3):
+        fd = os.eventfd(count)
+        say("FDSTORE=1\\nFDNAME=e", fd)
+        say("FDSTORE=1\\nFDNAME=e", os.dup(fd))
+barrier()
+say("READY=1")
+"""
+    home.apply(app(home, script + FOREVER))
+    home.request(Act("restart", ["app"]))
+    assert out.read_text() == "[1, 2, 3]"
+
+
 def test_what_can_be_left_is_bounded(home: Home) -> None:
     script = """
 for number in range(40):
