@@ -78,7 +78,7 @@ def main(options: dict[str, str]) -> int:
         guard.fetch()
         kept = guard.claim("told")
         told = kept if kept >= 0 else told
-        runtime = _runtime(options, guard)
+        runtime = Runtime(int(options["first"]), guard, replaced="lock" in options) if "first" in options else None
         _make_run_folder(places, int(options.get("group", "-1")))
         lock = _take_lock(places, guard, int(options.get("lock", "-1")))
         state_lock = _lock_state(places)
@@ -169,6 +169,8 @@ def _set_up(
     start = takeover.resume(past if past.same_boot else Past(), whole=whole, health=health)
     # Only now: written before, it would not have what is being taken over, should this daemon die meanwhile.
     journal.open(lambda: [*map(observed, fleet.everything()), *fleet.unknown.values()])
+    if runtime is not None:
+        runtime.has_begun()
     guard.forget_unclaimed()
     guard.on_exits = takeover.on_exits
     guard.on_signal = lambda number, typed: _on_signals([number], fleet, commands)
@@ -208,12 +210,6 @@ def _set_up(
         return code
 
     return run
-
-
-def _runtime(options: dict[str, str], guard: Guard) -> "Runtime | None":
-    # No lock is kept: nobody has supervised here since the guard began.
-    fresh = LOCK not in guard.kept and "lock" not in options
-    return Runtime(int(options["first"]), guard, fresh=fresh) if "first" in options else None
 
 
 def _make_folders(places: Places) -> None:

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 PASSED_ON = (SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH)
 """And the real-time ones."""
 TYPED = (SIGHUP, SIGINT, SIGQUIT)
+BEGUN = "begun"
 APPLIED = "applied"
 ENDING = "ending "
-"""What the guard keeps: that the apps of the order are desired, and that the end has begun, with which code behind it.
-A stop by SIGTERM it knows itself."""
+"""What the guard keeps: that the journal is of this run of the container, that the apps of the order are desired, and
+that the end has begun, with which code behind it. A stop by SIGTERM it knows itself."""
 HURRY_AGAIN = 0.5
 REST = 1.0
 """Seconds that what is no app's has at the end, whatever the apps took, unless the grace is shorter."""
@@ -47,11 +48,12 @@ def _read_order(fd: int) -> messages.Runtime:
 
 
 class Runtime:
-    """`fresh`: nothing runs yet, and what an earlier run of the container has left says nothing of this one. `rest` is
-    how many seconds what is left at the end has."""
+    """`fresh`: nothing runs yet, and what an earlier run of the container has left says nothing of this one; not if we
+    have `replaced` another daemon. `rest` is how many seconds what is left at the end has."""
 
-    def __init__(self, fd: int, guard: "Guard", *, fresh: bool) -> None:
-        self.fresh = fresh
+    def __init__(self, fd: int, guard: "Guard", *, replaced: bool) -> None:
+        self._begun = guard.claim(BEGUN) >= 0
+        self.fresh = not self._begun and not replaced
         self._order = _read_order(fd)
         self._fd = fd
         self._guard = guard
@@ -69,6 +71,15 @@ class Runtime:
         return min(self._order.grace, max(REST, self._deadline - time.monotonic()))
 
     # --- the start ---
+
+    def has_begun(self) -> None:
+        """To be called once the journal says nothing of an earlier run any more."""
+        if not self._begun:
+            self._mark(BEGUN)
+
+    def _mark(self, name: str) -> None:
+        # An fd for each: a guard that this daemon becomes has them under the same numbers.
+        self._guard.keep(name, os.dup(self._fd))
 
     def want(self, desired: "Desired", fleet: "Fleet", logs: str) -> None:
         """Make the apps of the order what is desired, and nothing else, unless a daemon before us has. Refusal."""
@@ -97,7 +108,7 @@ class Runtime:
         fleet.changed = on_change
         if not self._applied:
             # That the disk did not take it is no reason to do it again: the guard has it then (oxmgr.supervisor.spare).
-            self._desired.commit(self._change, lambda error: self._guard.keep(APPLIED, self._fd))
+            self._desired.commit(self._change, lambda error: self._mark(APPLIED))
         if self._guard.stopping and self._order.rewrites.get(SIGTERM, SIGTERM):
             start = []
         if self._decided:
@@ -177,7 +188,7 @@ class Runtime:
             ended = [one for one in self._fleet if one.state.status in (is_.EXITED, is_.ERRORED)]
             last = instance if instance in ended or not ended else max(ended, key=lambda one: one.state.ended)
             self._code, self._decided = exit_code(last), True
-            self._guard.keep(f"{ENDING}{self._code}", self._fd)
+            self._mark(f"{ENDING}{self._code}")
             self._stop()
 
     def _is_over(self, instance: "Instance") -> bool:
