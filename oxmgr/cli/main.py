@@ -102,7 +102,8 @@ def _open_standard_files() -> None:
             try:
                 os.fstat(fd)
             except OSError:
-                os.open(os.devnull, os.O_RDWR)
+                # Also for what we become.
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             setattr(sys, name, open(fd, "r" if fd == 0 else "w", closefd=False))
     for file in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding has not is no reason to fail.

@@ -104,6 +104,22 @@ def test_a_daemon_that_dies_at_the_start_of_the_next_run_ends_nothing(container:
         again.end()
 
 
+# --- without standard files ---
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"])
+def test_what_an_app_prints_to_closed_files_goes_nowhere(container: Container, closed: str) -> None:
+    out = container.home.folder / "out"
+    container.wrap = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    container.start(*sh(f'ls -l /proc/$$/fd > {out}; echo hel""lo; echo hel""lo >&2; exit 5'))
+    assert container.code() == 5
+    fds = {line.partition(" -> ")[2] for line in out.read_text().splitlines()[1:]}
+    assert {path for path in fds if path.startswith(str(container.home.folder))} == {str(out)}
+    for folder in (container.home.places.run, container.home.places.state, container.home.places.logs):
+        for path in Path(folder).iterdir():
+            assert not path.is_file() or b"hello" not in path.read_bytes(), path
+
+
 # --- without a container ---
 
 
