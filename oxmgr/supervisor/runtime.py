@@ -31,8 +31,10 @@ TYPED = (SIGHUP, SIGINT, SIGQUIT)
 BEGUN = "begun"
 APPLIED = "applied"
 ENDING = "ending "
-"""What the guard keeps: that the journal is of this run of the container, that the apps of the order are desired, and
-that the end has begun, with which code behind it. A stop by SIGTERM it knows itself."""
+STOP_BY = "stop by "
+"""What the guard keeps: that the journal is of this run of the container, that the apps of the order are desired, that
+the end has begun, with which code behind it, and that a signal has asked for it, with the number of the one by which
+the apps are stopped. A stop by SIGTERM it knows itself."""
 HURRY_AGAIN = 0.5
 REST = 1.0
 """Seconds that what is no app's has at the end, whatever the apps took, unless the grace is shorter."""
@@ -64,6 +66,9 @@ class Runtime:
         self._decided = bool(ending)
         self._code = int(ending.removeprefix(ENDING)) if ending else 0
         self._asked = False
+        by = next((name for name in guard.kept if name.startswith(STOP_BY)), "")
+        guard.claim(by)
+        self._by = int(by.removeprefix(STOP_BY)) if by else 0
         self._deadline = 0.0
 
     @property
@@ -96,8 +101,18 @@ class Runtime:
         for spec in self._order.apply.specs:
             draft.put(spec, self._order.apply.environ)
 
-    def begin(self, fleet: "Fleet", commands: "Commands", loop: "Loop", log: "Log", start: "list[Instance]") -> None:
-        """Start these, once they have a network; go on with an end that a daemon before us had begun."""
+    def begin(
+        self,
+        fleet: "Fleet",
+        commands: "Commands",
+        loop: "Loop",
+        log: "Log",
+        start: "list[Instance]",
+        *,
+        stopping: bool,
+    ) -> None:
+        """Start these, once they have a network; go on with an end that a daemon before us had begun (`stopping`: was
+        told to)."""
         self._fleet, self._commands, self._loop = fleet, commands, loop
         changed = fleet.changed
 
@@ -109,10 +124,13 @@ class Runtime:
         if not self._applied:
             # That the disk did not take it is no reason to do it again: the guard has it then (oxmgr.supervisor.spare).
             self._desired.commit(self._change, lambda error: self._mark(APPLIED))
-        if self._guard.stopping and self._order.rewrites.get(SIGTERM, SIGTERM):
+        told_again = self._guard.stopping and self._order.rewrites.get(SIGTERM, SIGTERM)
+        if told_again:
             start = []
-        if self._decided:
+        if self._decided or (stopping and not self._by):
             self._stop()
+        elif self._by and not told_again:
+            self._on_term(self._by)
         elif is_loopback_down():
             fleet.launcher.networks.raise_loopback(lambda why: self._start(start, log, why))
         else:
@@ -154,6 +172,9 @@ class Runtime:
             self._hurry()
             return
         self._asked = True
+        if not self._by:
+            self._by = number
+            self._mark(f"{STOP_BY}{number}")
         if self._commands.ending:
             return
         if number != SIGTERM:
