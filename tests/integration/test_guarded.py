@@ -14,11 +14,11 @@ import pytest
 
 from oxmgr.client.connection import Connection, Refused, connect
 from oxmgr.client.launch import daemon_argv
-from oxmgr.model.messages import ReplaceDaemon, StopDaemon
+from oxmgr.model.messages import Apply, ReplaceDaemon, StopDaemon
 from oxmgr.supervisor import guard as guards
 from tests.conftest import DEADLINE, Home, wait_until
 from tests.faults.reexec import guard_pid, reexec
-from tests.integration.test_takeover import TRAPS, state_of
+from tests.integration.test_takeover import TRAPS, kill_both, state_of
 
 PIDFD_GETFD = 438
 
@@ -114,6 +114,34 @@ def test_a_stop_goes_on_with_the_next_daemon(home: Home, connection: Connection,
     os.kill(app, signal.SIGUSR1)
     assert home.daemon is not None and home.daemon.wait(DEADLINE) == 0
     assert started.read_text() == "x\n"
+
+
+# --- nobody there ---
+
+
+def test_who_is_ready_while_nobody_is_there_lives_and_is_heard_by_the_next_daemon(home: Home) -> None:
+    script = (
+        "import os, signal\n"
+        "def ready(*_): os.write(5, b'\\n'); print('said', flush=True)\n"
+        "signal.signal(signal.SIGUSR1, ready); print('up')\nwhile True: signal.pause()"
+    )
+    connection = connect(home.places)
+    connection._send(Apply([home.python("app", script, ready="fd:5")], b""))
+    wait_until(lambda: "up" in home.log("app"), "its start")
+    app = home.pid("app")
+    connection.close()
+    kill_both(home)
+    os.kill(app, signal.SIGUSR1)
+    # It has no SIGUSR1 to come any more once it has returned from the write.
+    wait_until(lambda: f"{1 << signal.SIGUSR1 - 1:016x}" not in pending(app), "it to have got the signal")
+    wait_until(lambda: state_of(app) == "S", "it to wait again")
+    home.start_daemon()
+    view = home.until("app", lambda view: view.status == "running")
+    assert view.pid == app and "said" in home.log("app")
+
+
+def pending(pid: int) -> str:
+    return next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("ShdPnd"))
 
 
 # --- what is executed in a place ---
