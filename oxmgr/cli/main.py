@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
     except UnicodeEncodeError:
         return _fail("what was typed, or the environment, holds bytes that are not UTF-8: oxmgr keeps text only", WRONG)
     except OSError as error:
+        if error.filename is None and _folder_is_gone():
+            return _fail("the folder that this runs in has been removed: cd to another one", FAILED)
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", FAILED)
     except Exception as error:
@@ -85,6 +87,14 @@ def _fail(text: str, code: int) -> int:
     except BrokenPipeError:
         _drop_unread()
     return code
+
+
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
 
 
 def _drop_unread() -> None:

@@ -77,6 +77,7 @@ def main(options: dict[str, str]) -> int:
         places = find_places(dict(os.environ), os.getuid())
         if "check" in options:
             return say_check(places, options)
+        _check_proc()
         _make_folders(places)
         log = Log(places.daemon_log)
         guard.say = log
@@ -229,6 +230,15 @@ def _set_up(
         return code
 
     return run
+
+
+def _check_proc() -> None:
+    for path in ("/proc/self/fd", "/proc/sys/kernel/random/boot_id"):
+        if not os.path.exists(path):
+            raise CannotStart(
+                f"{path} is not there, and what runs is known by /proc alone: have it mounted, and all of it "
+                "(mount -t proc proc /proc)"
+            )
 
 
 def _make_folders(places: Places) -> None:

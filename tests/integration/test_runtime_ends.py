@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from oxmgr.cli.cmd_runtime import UNHEARD
 from tests.conftest import DEADLINE, Heir, wait_until
 from tests.containers import Container
 from tests.integration.test_runtime import LOOP, oxfile, sh
@@ -102,6 +103,48 @@ def test_a_daemon_that_dies_at_the_start_of_the_next_run_ends_nothing(container:
         assert again.code() == 8 and b"up\n" in again.printed
     finally:
         again.end()
+
+
+# --- what it needs to begin ---
+
+
+@pytest.mark.parametrize("name", ["PIPE", "TTIN", "TTOU", "CHLD", "SEGV", "KILL"])
+def test_a_signal_that_never_comes_cannot_be_rewritten(container: Container, name: str) -> None:
+    container.start("--rewrite", f"{name}:TERM", *sh("true"))
+    assert container.code() == 2
+    text = container.printed.decode()
+    assert f"does not hear of SIG{name}" in text and "these can: HUP, INT, QUIT, USR1, " in text
+
+
+def test_every_other_signal_can_be_rewritten(container: Container) -> None:
+    """The guard says that it hears each: it blocks them, and has them from a file descriptor (csrc/guard.c)."""
+    container.start(*sh(f"echo up; {LOOP}")).until("up")
+    container.wait_until_up()
+    status = Path(f"/proc/{container.pid}/status").read_text()
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    unheard = {number for number in range(1, 32) if not blocked & 1 << number - 1} | {signal.SIGCHLD}
+    assert unheard == set(UNHEARD)
+
+
+def test_a_command_without_a_name_is_no_program(container: Container) -> None:
+    assert container.start("--", "").code() == 127
+    assert b"empty name" in container.printed
+
+
+@pytest.mark.parametrize(
+    ("before", "code", "text"),
+    [
+        ("mount -t tmpfs none /proc", 1, "mount -t proc proc /proc"),
+        ("mkdir /tmp/$$; cd /tmp/$$; rmdir /tmp/$$", 1, "cd to another one"),
+        ("ulimit -f 0", 2, "ulimit -f unlimited"),
+    ],
+    ids=["no proc", "no folder", "no file"],
+)
+def test_what_is_missing_is_told_with_what_to_do(container: Container, before: str, code: int, text: str) -> None:
+    container.wrap = ["sh", "-c", f'{before}; exec "$@"', "sh"]
+    container.start(*sh("echo up"))
+    assert container.code() == code
+    assert text in container.printed.decode() and "Traceback" not in container.printed.decode()
 
 
 # --- without standard files ---
