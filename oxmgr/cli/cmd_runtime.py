@@ -5,21 +5,6 @@ import errno
 import os
 import stat
 import sys
-from _signal import (
-    SIGABRT,
-    SIGBUS,
-    SIGCHLD,
-    SIGFPE,
-    SIGILL,
-    SIGKILL,
-    SIGPIPE,
-    SIGSEGV,
-    SIGSTOP,
-    SIGSYS,
-    SIGTRAP,
-    SIGTTIN,
-    SIGTTOU,
-)
 
 from oxmgr.cli.context import my_environ
 from oxmgr.cli.parser import Args, Usage, nearest
@@ -35,9 +20,8 @@ GRACE = 8.0
 GRACE_MOST = 86_400.0
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 DEFAULT_UMASK = 0o022
-UNHEARD = (
-    *(SIGKILL, SIGSTOP, SIGCHLD, SIGPIPE, SIGTTIN, SIGTTOU),
-    *(SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP),
+UNHEARD = frozenset(
+    map(signal_number, "KILL STOP CHLD PIPE TTIN TTOU ABRT BUS FPE ILL SEGV SYS TRAP".split()),
 )
 """What the guard passes on to nobody: HEARD of csrc/guard.c, and SIGCHLD."""
 
