@@ -28,6 +28,10 @@ struct kernel_sigaction {
 IN_CHILD static int fail(struct order *order, int step) {
     order->error = errno;
     order->step = step;
+    /* Zero, which a child has as it begins, to where its pid was written: nothing runs. A system call writes it, for a
+     * store would end us all where the file has no room left. */
+    if (order->request->told)
+        syscall(SYS_prctl, PR_GET_PDEATHSIG, order->request->told, 0, 0, 0);
     return 127;
 }
 

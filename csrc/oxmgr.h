@@ -78,6 +78,7 @@ struct ox_request {
     int set_capabilities;
     uint64_t capabilities;
     int no_new_privileges;
+    int *told; /* where the kernel writes the child's pid before that runs, in ox_notes; NULL: nowhere */
 };
 
 struct ox_child {
@@ -103,8 +104,24 @@ int ox_spawn(const struct ox_request *request, struct ox_child *child);
  * refuses a way. A rung >= 0 sets it. Returns the one in force. */
 int ox_spawn_rung(int rung);
 
-/* Reaps up to room children that have ended, whoever made them, and returns their number; room means: call again.*/
+/* Reaps up to room children that have ended, whoever made them, and returns their number; room means: call again. Of
+ * each it makes a note first, where ox_note_ends has said so. */
 int ox_reap(struct ox_exit *exits, int room);
+
+/* An end as a note in a file has it. */
+struct ox_end {
+    int pid;
+    int status;    /* as of waitpid(2) */
+    uint64_t when; /* nanoseconds of CLOCK_BOOTTIME at which it was known */
+};
+
+/* Has ox_reap write the `count` ends that there is room for at `offset` of the file, one behind the other and round
+ * again, the next one at number `next`. fd -1: nowhere. */
+void ox_note_ends(int fd, int64_t offset, unsigned count, unsigned next);
+
+/* The memory of so many bytes of a file, shared, or NULL. Only the kernel may write there: where the disk is full, it
+ * passes that over, and we would be ended by SIGBUS. */
+void *ox_map(int fd, size_t size);
 
 /* The exit of a process that is somebody else's child, through a pidfd on it (Linux 6.15, PIDFD_GET_INFO).
  * -EAGAIN: it has not been reaped yet. Other errors: this kernel cannot tell. */

@@ -6,10 +6,12 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef SYS_pidfd_getfd
@@ -25,14 +27,52 @@ struct pidfd_info_exit {
 #define PIDFD_GET_INFO_EXIT _IOWR(0xFF, 11, struct pidfd_info_exit)
 #define PIDFD_INFO_EXIT_BIT (UINT64_C(1) << 3)
 
+static struct {
+    int fd;
+    unsigned count, next;
+    int64_t offset;
+} notes = {.fd = -1};
+
+void ox_note_ends(int fd, int64_t offset, unsigned count, unsigned next) {
+    notes.fd = fd;
+    notes.offset = offset;
+    notes.count = count;
+    notes.next = next;
+}
+
+/* That it cannot be written is no reason to leave the child unreaped: then the journal alone has its end. */
+static void note(const siginfo_t *info) {
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    struct ox_end end = {
+        .pid = info->si_pid,
+        .status = info->si_code == CLD_EXITED ? (info->si_status & 0xFF) << 8 : info->si_status & 0x7F,
+        .when = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec,
+    };
+    off_t at = notes.offset + (off_t)(notes.next * sizeof end);
+    if (pwrite(notes.fd, &end, sizeof end, at) == (ssize_t)sizeof end)
+        notes.next = (notes.next + 1) % notes.count;
+}
+
 int ox_reap(struct ox_exit *exits, int room) {
     int count = 0;
     while (count < room) {
         siginfo_t info = {.si_pid = 0};
-        if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) < 0) {
-            if (errno == EINTR)
-                continue;
-            break; /* ECHILD: no children at all */
+        idtype_t which = P_ALL;
+        id_t id = 0;
+        if (notes.fd >= 0 && !waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT)) {
+            if (!info.si_pid)
+                break;
+            /* Whoever dies before the note leaves a zombie, for another to reap. */
+            note(&info);
+            which = P_PID;
+            id = (id_t)info.si_pid;
+            info.si_pid = 0;
+        }
+        if (waitid(which, id, &info, WEXITED | WNOHANG) < 0) {
+            if (errno == EINTR || (errno == ECHILD && which == P_PID))
+                continue; /* the thread that made it has reaped it */
+            break;        /* ECHILD: no children at all */
         }
         if (!info.si_pid)
             break;
@@ -57,6 +97,11 @@ int ox_pidfd_exit(int pidfd, struct ox_exit *out) {
     out->code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     out->signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     return 0;
+}
+
+void *ox_map(int fd, size_t size) {
+    void *got = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return got == MAP_FAILED ? NULL : got;
 }
 
 int ox_pidfd_getfd(int pidfd, int fd) {

@@ -109,12 +109,14 @@ static int is_refusal(int error) {
 static int make_child(struct order *order, char *stack, int *pidfd) {
     const uint64_t flags = CLONE_VM | CLONE_VFORK;
     const int cgroup = order->request->cgroup;
+    int *told = order->request->told;
     char *top = stack + GUARD_SIZE + STACK_SIZE;
     *pidfd = -1;
     if (rung == 0) {
         struct clone3_args args = {
-            .flags = flags | CLONE_PIDFD | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0),
+            .flags = flags | CLONE_PIDFD | (cgroup >= 0 ? CLONE_INTO_CGROUP : 0) | (told ? CLONE_PARENT_SETTID : 0),
             .pidfd = (uint64_t)(uintptr_t)pidfd,
+            .parent_tid = (uint64_t)(uintptr_t)told,
             .exit_signal = SIGCHLD,
             .stack = (uint64_t)(uintptr_t)(stack + GUARD_SIZE),
             .stack_size = STACK_SIZE,
@@ -128,12 +130,15 @@ static int make_child(struct order *order, char *stack, int *pidfd) {
     }
     order->enter_cgroup = cgroup >= 0;
     if (rung == 1) {
-        int pid = clone(ox_child_main, top, (int)flags | CLONE_PIDFD | SIGCHLD, order, pidfd);
+        /* It has one place for the pidfd and the pid (clone(2)): so the child has its pid written as it begins to run
+         * (schedule_tail in kernel/sched/core.c), in the kernel still. */
+        const int settid = told ? CLONE_CHILD_SETTID : 0;
+        int pid = clone(ox_child_main, top, (int)flags | settid | CLONE_PIDFD | SIGCHLD, order, pidfd, NULL, told);
         if (pid > 0 || !is_refusal(errno))
             return pid > 0 ? pid : -errno;
         rung = 2;
     }
-    int pid = clone(ox_child_main, top, (int)flags | SIGCHLD, order);
+    int pid = clone(ox_child_main, top, (int)flags | (told ? CLONE_PARENT_SETTID : 0) | SIGCHLD, order, told);
     if (pid < 0)
         return -errno;
     *pidfd = (int)syscall(SYS_pidfd_open, pid, 0);

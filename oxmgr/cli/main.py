@@ -1,5 +1,6 @@
 """From the words to a command's end: which one, and what is said when it fails."""
 
+import errno
 import os
 import sys
 from _io import TextIOWrapper
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> int:
         if error.filename is None and _folder_is_gone():
             return _fail("the folder that this runs in has been removed: cd to another one", FAILED)
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", FAILED)
+        what = "; raise the limit with `ulimit -n 4096`" if error.errno == errno.EMFILE else ""
+        return _fail(f"{where}{error.strerror or error}{what}", FAILED)
     except Exception as error:
         # Imported only now: oxmgr.config is heavy, and only who has imported it can raise this.
         if "oxmgr.config.errors" in sys.modules:

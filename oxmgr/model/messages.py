@@ -179,7 +179,7 @@ class Progress(Struct, tag="progress"):
 
 
 class Change(Struct):
-    """What Apply does or would do to an app: `add`, `change`, `start`, `keep` or `delete`; `keys` are the ones
+    """What Apply does or would do to an app: `add`, `change`, `start`, `reload`, `keep` or `delete`; `keys` are those
     that differ."""
 
     app: str
@@ -412,10 +412,11 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     `ticks` is the main process's start time (proc(5), stat field 22), which with the boot and the pid names a
     process for good. `started_at` is Unix time in seconds. `gone`: the instance was deleted. `session` and `cgroup` are
     where the rest of its tree is, while there may be one. `due` is the Unix time at which something happens to it by
-    itself (a restart, a kill), `then` as in oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run`
-    tells those apart that replace each other; `extra` are those that were replaced, and those that are to replace one
-    and do not yet.
-    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none).
+    itself (a restart, a kill); 0 of one that is stopping: it may not have been told so yet. `then` is as in
+    oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run` tells those apart that replace each other;
+    `extra` are those that were replaced, and those that are to replace one and do not yet.
+    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none). `made` is the
+    fingerprint of the spec that it was started by (0: its app's). `status_text` is as in InstanceView.
     """
 
     app: str
@@ -440,6 +441,8 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     run: int = 0
     extra: bool = False
     done_until: float = 0.0
+    made: int = 0
+    status_text: str = ""
 
 
 Journaled = Boot | Observed

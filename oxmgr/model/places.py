@@ -39,6 +39,10 @@ class Places(Struct, frozen=True):
     def daemon_log(self) -> str:
         return f"{self.logs}/{DAEMON_LOG}"
 
+    @property
+    def notes(self) -> str:
+        return f"{self.run}/notes"
+
     def stdin(self, instance: str) -> str:
         return f"{self.run}/{instance}.stdin"
 

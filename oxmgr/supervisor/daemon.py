@@ -1,5 +1,6 @@
 """The daemon, from its first instruction to its last."""
 
+import errno
 import fcntl
 import os
 import sys
@@ -32,6 +33,7 @@ from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.messenger import Messenger
+from oxmgr.supervisor.notes import Notes, complete
 from oxmgr.supervisor.outputs import Outputs
 from oxmgr.supervisor.process import read_stat
 from oxmgr.supervisor.runtime import Runtime
@@ -87,12 +89,15 @@ def main(options: dict[str, str]) -> int:
         runtime = Runtime(int(options["first"]), guard, replaced="lock" in options) if "first" in options else None
         _make_run_folder(places, int(options.get("group", "-1")))
         lock = _take_lock(guard, LOCK, int(options.get("lock", "-1")), places.locks[0], lambda: _lock(places))
+        notes = Notes(places.notes)
+        if runtime is None or not runtime.fresh:
+            notes.end_unbegun()
         given = int(options.get("state_lock", "-1"))
         state_lock = _take_lock(guard, STATE_LOCK, given, places.locks[1], lambda: _lock_state(places))
         hold = told >= 0 and options.get("hold") == "1"
-        run = _set_up(places, options, lock, state_lock, log, guard, runtime, hold=hold)
+        run = _set_up(places, options, lock, state_lock, log, guard, notes, runtime, hold=hold)
     except (OSError, ValueError, CannotStart, Refusal) as error:
-        why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
+        why = _why_not(error) if isinstance(error, OSError) else str(error)
         _tell(told, f"the daemon cannot start: {why}")
         if isinstance(error, Busy):
             guard.end(1)
@@ -110,6 +115,14 @@ def _open_standard_files() -> None:
     os.close(fd)
 
 
+def _why_not(error: OSError) -> str:
+    why = f"{error.filename or 'start'}: {error.strerror}"
+    if error.errno != errno.EMFILE:
+        return why
+    allowed = getrlimit(RLIMIT_NOFILE)[0]
+    return f"{why}: it may have {allowed}; raise the limit, with `ulimit -n` or LimitNOFILE= of its service"
+
+
 class CannotStart(Exception):
     """Says why, and what to do."""
 
@@ -125,6 +138,7 @@ def _set_up(
     state_lock: int,
     log: Log,
     guard: Guard,
+    notes: Notes,
     runtime: "Runtime | None",
     *,
     hold: bool,
@@ -158,7 +172,7 @@ def _set_up(
     outputs = Outputs(loop, places, background, log, guard)
     events.heard = Alerting(loop, messenger, outputs.files).hear
     endpoints = Endpoints(loop, places, guard, trees, log)
-    launcher = Launcher(places, loop, background, trees, outputs, given, endpoints)
+    launcher = Launcher(places, loop, background, trees, outputs, given, endpoints, notes)
     fleet = Fleet(loop, journal, events, trees, launcher, places, background)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
     Aging(loop, background, outputs, fleet)
@@ -179,12 +193,15 @@ def _set_up(
             past = Past()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
+    if past.same_boot:
+        complete(past, notes, cgroups, guard)
     restore(fleet, past.seen, same_boot=past.same_boot)
     events.tell("daemon-started")
-    takeover = Takeover(fleet, loop, desired, guard)
+    takeover = Takeover(fleet, loop, desired, guard, notes)
     start = takeover.resume(past if past.same_boot else Past(), whole=whole, health=health)
     # Only now: written before, it would not have what is being taken over, should this daemon die meanwhile.
     journal.open(lambda: [*map(observed, fleet.everything()), *fleet.unknown.values()])
+    notes.begin()
     if runtime is not None:
         runtime.has_begun()
     guard.forget_unclaimed()
@@ -355,7 +372,9 @@ def _hold(places: Places, fd: int) -> int:
             continue
         os.close(fd)
         home = places.home or places.state
-        raise Busy(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
+        # What a daemon has left that is dead says nothing of whether there is another.
+        kind = Busy if not holder.isdecimal() or _lives(int(holder)) else CannotStart
+        raise kind(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
     _sign(fd)
     return fd
 

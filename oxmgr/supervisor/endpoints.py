@@ -85,11 +85,19 @@ class Endpoints:
         say: "Callable[[str], object]",
     ) -> None:
         self.send: Callable[[Instance, Event], object] = lambda instance, event: None
+        self.save: Callable[[Instance], object] = lambda instance: None
         self.sockets = Sockets(guard, trees.pids)
         self._loop = loop
         self._places = places
         self._guard = guard
-        self._shared = Shared(loop, guard, trees, lambda instance, event: self.send(instance, event), say)
+        self._shared = Shared(
+            loop,
+            guard,
+            trees,
+            lambda instance, event: self.send(instance, event),
+            say,
+            lambda instance: self.save(instance),
+        )
         self._preload = Preload(places)
 
     # --- a start ---
@@ -112,7 +120,22 @@ class Endpoints:
             raise StartError(
                 f"cannot start {instance.name}: {error.filename or 'its fds'}: {error.strerror}", 0
             ) from None
+        # Before it runs: should we die as soon as it does, our ends are not lost.
+        if passed.ready >= 0:
+            self._guard.keep(f"{instance.folder}.ready", passed.ready)
+        if passed.channel >= 0:
+            self._guard.keep(f"{instance.folder}.node", passed.channel)
         return passed
+
+    def failed(self, instance: "Instance", passed: Passed | None) -> None:
+        """It does not run."""
+        if passed is None:
+            return
+        if passed.ready >= 0:
+            self._guard.forget(f"{instance.folder}.ready")
+        if passed.channel >= 0:
+            self._guard.forget(f"{instance.folder}.node")
+        passed.close(failed=True)
 
     def _fill(self, instance: "Instance", spec: Spec, passed: Passed) -> None:
         if instance.ends is None:
@@ -181,6 +204,7 @@ class Endpoints:
             instance.warnings.append(f"Node cannot take its sockets by itself: {why}")
             return
         passed.env["NODE_OPTIONS"] = self._preload.options(path, spec, instance.app.environ)
+        passed.env["OXMGR_STOP"] = str(spec.stop_signal)
         rows = []
         for number, (one, address) in enumerate(zip(held, addresses(spec), strict=True)):
             spare = min(SPARE, SPARE_MOST // len(held))
@@ -205,10 +229,8 @@ class Endpoints:
             return
         passed.close(failed=False)
         if passed.ready >= 0:
-            self._guard.keep(f"{instance.folder}.ready", passed.ready)
             self._hear_pipe(instance, ends, passed.ready)
         if passed.channel >= 0:
-            self._guard.keep(f"{instance.folder}.node", passed.channel)
             self._hear_channel(instance, ends, passed.channel)
         if ends.notify is not None:
             ends.notify.listen()

@@ -25,8 +25,13 @@ class Exits:
 
     def reap(self) -> None:
         """Children have ended: ours and orphans that came to us."""
+        while self._reap_some() == native.REAPED:
+            pass
+
+    def _reap_some(self) -> int:
+        reaped = native.reap()
         ended = []
-        for pid, code, number in native.reap():
+        for pid, code, number in reaped:
             instance = self._trees.mains.get(pid)
             if instance is not None:
                 ended.append((instance, code, number))
@@ -41,6 +46,7 @@ class Exits:
         for instance, code, number in ended:
             self._loop.call(self._ended_here, instance, code, number, orphans)
         self._trees.check(orphans)
+        return len(reaped)
 
     def _let_go(self, instance: "Instance") -> None:
         instance.stuck = ""

@@ -35,6 +35,7 @@ from oxmgr.supervisor.chores import Chores
 from oxmgr.supervisor.exits import Exits
 from oxmgr.supervisor.hooks import HookRunner
 from oxmgr.supervisor.instance import App, Instance
+from oxmgr.supervisor.plan import fingerprint
 from oxmgr.supervisor.probes import Probes
 from oxmgr.supervisor.process import write_stdin
 from oxmgr.supervisor.schedules import Schedules
@@ -89,8 +90,10 @@ class Fleet:
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send
         launcher.endpoints.send = self.send
+        launcher.endpoints.save = lambda instance: journal.add(observed(instance))
         self.probes.held = launcher.endpoints.sockets.inodes
         launcher.beside = self._beside
+        launcher.endpoints.sockets.extras = lambda app: [one for one in self.extras if one.app is app]
         self.extras: dict[Instance, None] = {}
         self.turns = Turns(self, loop)
         self.exits = Exits(self, loop)
@@ -116,7 +119,7 @@ class Fleet:
         app = self.apps.get(spec.name)
         if app is None:
             app = self.apps[spec.name] = App(spec, environ)
-        app.spec, app.environ = spec, environ
+        app.spec, app.environ, app.made = spec, environ, fingerprint(spec)
         for index in range(spec.instances):
             instance = app.instances.get(index)
             if instance is None:
@@ -248,7 +251,9 @@ class Fleet:
                 instance.timer = None
             if state.deadline is not None:
                 instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
-        self._journal.add(observed(instance))
+        seen = observed(instance)
+        self._journal.add(seen)
+        self.launcher.notes.journaled(instance, seen)
         self._loop.call(self.see_to, instance)
         if state.status == is_.RUNNING and old.status == is_.STARTING:
             self.hooks.after("post_start", instance)
@@ -311,11 +316,13 @@ class Fleet:
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
+            # Should we die, whoever comes after us knows why it ends, and that it may not have been told to.
+            self._journal.add(replace(observed(instance), due=0.0))
             self.hooks.drop(instance)
             if instance.process is None or not self.hooks.before(
-                "pre_stop", instance, lambda _: self._signal_stop(instance)
+                "pre_stop", instance, lambda _: self.signal_stop(instance)
             ):
-                self._signal_stop(instance)
+                self.signal_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
         if effect == END_REST:
@@ -331,7 +338,7 @@ class Fleet:
             return Go() if why is None else Hold(why)
         return None
 
-    def _signal_stop(self, instance: Instance) -> None:
+    def signal_stop(self, instance: Instance) -> None:
         if instance.state.status == is_.STOPPING and not self.launcher.endpoints.send_shutdown(instance):
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
 
@@ -368,7 +375,7 @@ class Fleet:
 
     def gate(self, app: App) -> None:
         """Look whether those of it that wait for something may start."""
-        for instance in list(app.instances.values()):
+        for instance in [one for one in self.everything() if one.app is app]:
             if instance.state.status == is_.WAITING and instance.state.deadline is None:
                 why = unmet(app.spec, self.dependencies(app.spec))
                 self.send(instance, Go() if why is None else Hold(why))

@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.hooks import HookRunner
     from oxmgr.supervisor.instance import Instance
     from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.notes import Notes
     from oxmgr.supervisor.outputs import Outputs
     from oxmgr.supervisor.trees import Trees
 
 
 RESERVED = 16
 """File descriptors that starts leave for clients and for files."""
+TAKEN_RETRY = 0.02
 SPAWN_PATIENCE = 10.0
 """Seconds for a child to execute, when that may be hindered."""
 
@@ -55,6 +57,7 @@ class Launcher:
         outputs: "Outputs",
         given: list[int],
         endpoints: "Endpoints",
+        notes: "Notes",
     ) -> None:
         self.later: Callable[[Instance, Event], None] = lambda instance, event: None
         self._places = places
@@ -72,6 +75,7 @@ class Launcher:
         self.given = given
         self._fds = getrlimit(RLIMIT_NOFILE)[0]
         self.endpoints = endpoints
+        self.notes = notes
 
     def launch(self, instance: "Instance") -> Event | None:
         """Spawned or SpawnFailed; None when that is told later."""
@@ -102,6 +106,10 @@ class Launcher:
 
     def _find_holder(self, instance: "Instance", taken: Taken) -> None:
         """Who has the address that it wants: a look at all processes, so not here."""
+        if any(one.state.status == is_.STOPPING for one in instance.app.instances.values()):
+            # Those that have it in the other way, of `reuse_port`, until they have ended.
+            self._loop.at(time.monotonic() + TAKEN_RETRY, lambda: self._on_prepared(instance, ""))
+            return
         own = owner_of(taken.address, self._trees.apps.values())
         found: list[str] = [own] if own else []
 
@@ -142,6 +150,7 @@ class Launcher:
 
     def _start(self, instance: "Instance") -> Event | None:
         spec = instance.app.spec
+        instance.born, instance.made = spec, instance.app.made
         wrong = self._enter(instance)
         if wrong and spec.limits.required:
             return SpawnFailed(_required(instance, wrong), final=True)
@@ -161,18 +170,21 @@ class Launcher:
         try:
             main = self._spawn_here(instance, passed)
         except BaseException:
-            if passed is not None:
-                passed.close(failed=True)
+            self._not_started(instance, passed)
             raise
         return self._started(instance, main, passed)
 
+    def _not_started(self, instance: "Instance", passed: "Passed | None") -> None:
+        self.notes.drop(instance)
+        self.endpoints.failed(instance, passed)
+
     def _spawn_here(self, instance: "Instance", passed: "Passed | None") -> process.Process:
         try:
-            return self._spawn(instance, passed)
+            return self._spawn(instance, passed, self.notes.start(instance))
         except StartError as error:
             if not self._try_anew(instance, error):
                 raise
-        return self._spawn(instance, passed)
+        return self._spawn(instance, passed, self.notes.start(instance))
 
     def _has_room(self) -> bool:
         """Whether there are fds left for it, and then for those who come to stop it."""
@@ -204,11 +216,12 @@ class Launcher:
         """In a thread, for a child that becomes another user: that user's processes may stop it before it executes, and
         whoever makes it waits for that. It has SPAWN_PATIENCE, then it is killed."""
         child = native.Child()
+        told = self.notes.start(instance)
         result: list[process.Process | StartError] = []
 
         def work() -> None:
             try:
-                result.append(self._spawn(instance, passed, child))
+                result.append(self._spawn(instance, passed, told, child))
             except StartError as error:
                 result.append(error)
 
@@ -224,8 +237,7 @@ class Launcher:
                 self._spawn_apart(instance, passed, again=False)
             else:
                 instance.unstarted = got.exit_code
-                if passed is not None:
-                    passed.close(failed=True)
+                self._not_started(instance, passed)
                 self.later(instance, SpawnFailed(str(got)))
 
         instance.spawning = child
@@ -280,7 +292,7 @@ class Launcher:
                 instance.generation += 1
 
     def _spawn(
-        self, instance: "Instance", passed: "Passed | None", child: native.Child | None = None
+        self, instance: "Instance", passed: "Passed | None", told: object, child: native.Child | None = None
     ) -> process.Process:
         app = instance.app
         folder = -1
@@ -299,6 +311,7 @@ class Launcher:
                 network=instance.network if app.spec.sandbox.private_network else -1,
                 passed=passed,
                 child=child,
+                told=told,
             )
         except FileNotFoundError as error:
             raise StartError(f"cannot start {instance.name}: its cgroup is gone", errno.ENODEV) from error

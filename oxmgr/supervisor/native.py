@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sys
-from errno import ECANCELED, EINVAL
+from errno import ECANCELED, EINVAL, ENOMEM
 
 from oxmgr._native import ffi, lib
 
@@ -32,12 +32,15 @@ _STEPS = {
 }
 
 OWN_NETWORK = -2
+NOWHERE: object = ffi.NULL
 
-_BATCH = 64
+REAPED = 64
+END_SIZE = ffi.sizeof("struct ox_end")
 _FIONREAD = 0x541B  # asm-generic/ioctls.h
 
-_exits = ffi.new("struct ox_exit[]", _BATCH)
-_numbers = ffi.new("int[]", _BATCH)
+_exits = ffi.new("struct ox_exit[]", REAPED)
+_SIGNALS = 16
+_numbers = ffi.new("int[]", _SIGNALS)
 _offset = ffi.new("int64_t *")
 
 
@@ -95,9 +98,10 @@ def spawn(
     capabilities: int | None = None,
     no_new_privileges: bool = False,
     child: "Child | None" = None,
+    told: object = NOWHERE,
 ) -> tuple[int, int]:
     """(pid, pidfd) of a child that has executed; pidfd is -1 where there are none. SpawnError otherwise. May run in
-    several threads at once."""
+    several threads at once. To `told` (a `word` of `Shared`) the kernel writes the pid before the child runs."""
     made = (child or Child()).struct
     # What a pointer of the request leads to has to live until the call has come back.
     kept = [ffi.from_buffer("char[]", text) for text in (argv, env, base, mounts)]
@@ -119,21 +123,41 @@ def spawn(
     request.uid, request.gid = uid, gid
     request.set_capabilities, request.capabilities = capabilities is not None, capabilities or 0
     request.no_new_privileges = no_new_privileges
+    request.told = told
     if lib.ox_spawn(request, made) < 0:
         raise SpawnError(made.error, _STEPS[made.step], made.detail)
     return made.pid, made.pidfd
 
 
 def reap() -> list[tuple[int, int | None, int | None]]:
-    """(pid, exit code, None) or (pid, None, signal) of every child that has ended."""
+    """(pid, exit code, None) or (pid, None, signal) of children that have ended; REAPED of them mean: call again."""
     ended: list[tuple[int, int | None, int | None]] = []
-    while True:
-        count = lib.ox_reap(_exits, _BATCH)
-        for i in range(count):
-            one = _exits[i]
-            ended.append((one.pid, None, one.signal) if one.signal else (one.pid, one.code, None))
-        if count < _BATCH:
-            return ended
+    for i in range(lib.ox_reap(_exits, REAPED)):
+        one = _exits[i]
+        ended.append((one.pid, None, one.signal) if one.signal else (one.pid, one.code, None))
+    return ended
+
+
+def note_ends(fd: int, offset: int, count: int, number: int) -> None:
+    """From now on, `reap` writes END_SIZE bytes (struct ox_end) of each into a file before it reaps it, as the
+    `number`-th of `count` from there on."""
+    lib.ox_note_ends(fd, offset, count, number)
+
+
+class Shared:
+    """A file's memory, where only the kernel writes. OSError."""
+
+    __slots__ = ("_words",)
+
+    def __init__(self, fd: int, size: int) -> None:
+        got = lib.ox_map(fd, size)
+        if got == ffi.NULL:
+            raise OSError(ENOMEM, os.strerror(ENOMEM))
+        self._words = ffi.cast("int *", got)
+
+    def word(self, offset: int) -> object:
+        """A pointer to four bytes, for `spawn`; the offset is a multiple of four."""
+        return self._words + offset // 4
 
 
 def pidfd_exit(pidfd: int) -> tuple[int | None, int | None]:
@@ -153,7 +177,7 @@ def signalfd(signals: list[int]) -> int:
 
 
 def read_signals(fd: int) -> list[int]:
-    return [_numbers[i] for i in range(_check(lib.ox_read_signals(fd, _numbers, 16)))]
+    return [_numbers[i] for i in range(_check(lib.ox_read_signals(fd, _numbers, _SIGNALS)))]
 
 
 def timerfd() -> int:

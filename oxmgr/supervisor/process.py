@@ -123,10 +123,12 @@ def start(
     network: int = -1,
     passed: "Passed | None" = None,
     child: native.Child | None = None,
+    told: object = native.NOWHERE,
 ) -> Process:
     """Run an instance's program: `environ` is what its starter had, `given` the limit on open files that the daemon
     was given, `stdin` the path of its FIFO, `cgroup` and `network` are fds or -1, `passed` is what else it is born
-    with. StartError when it does not run. May run in a thread: `child` then tells the loop of what is being made."""
+    with, `told` is as of native.spawn. StartError when it does not run. May run in a thread: `child` then tells the
+    loop of what is being made."""
     name = instance_name(spec.name, index, spec.instances)
     fds: list[int] = []
     try:
@@ -153,6 +155,7 @@ def start(
             network=network,
             terminal=0 if spec.stdin == TERMINAL else -1,
             child=child,
+            told=told,
             **rights(spec),
         )
     except native.SpawnError as error:
@@ -304,7 +307,7 @@ def adopt(pid: int, ticks: int) -> Process | None:
     if stat is None or int(stat[19]) != ticks:
         return None
     try:
-        pidfd = _open_pidfd(pid)
+        pidfd = open_pidfd(pid)
     except OSError as error:
         if error.errno in (ESRCH, ENOENT, EACCES, EPERM):
             return None
@@ -320,7 +323,7 @@ def adopt(pid: int, ticks: int) -> Process | None:
     return None
 
 
-def _open_pidfd(pid: int) -> int:
+def open_pidfd(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError as error:

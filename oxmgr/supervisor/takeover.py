@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.instance import Instance, Owner
     from oxmgr.supervisor.journal import Past
     from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.notes import Notes
 
     End = tuple[int | None, int | None]
 
@@ -59,11 +60,12 @@ class Takeover:
     """Goes on where an earlier daemon was. `ends` of the guard, and of those children of ours that have ended while we
     were executed in that daemon's place, are the true ends of what has ended in between."""
 
-    def __init__(self, fleet: "Fleet", loop: "Loop", desired: "Desired", guard: "Guard") -> None:
+    def __init__(self, fleet: "Fleet", loop: "Loop", desired: "Desired", guard: "Guard", notes: "Notes") -> None:
         self._fleet = fleet
         self._loop = loop
         self._desired = desired
         self._guard = guard
+        self._notes = notes
         self._ends = _ends_of(guard)
         self._own_ends: dict[int, End] = {}
         self._strays: dict[Owner, int] = {}
@@ -77,7 +79,8 @@ class Takeover:
         it is taken over when its app is asked for again."""
         seen = past.seen
         fleet = self._fleet
-        self._own_ends = {pid: (code, number) for pid, code, number in native.reap()}
+        while reaped := native.reap():
+            self._own_ends |= {pid: (code, number) for pid, code, number in reaped}
         self._strays = self._left_behind()
         start: list[Instance] = []
         stop: list[Instance] = []
@@ -195,10 +198,13 @@ class Takeover:
             main.close()
             return False
         fleet.trees.take(instance, main)
+        instance.status_text = seen.status_text
         fleet.launcher.connect(instance)
         if instance.app.spec.sandbox.private_network:
             instance.network = network_of(main.pid)
         instance.started_at, instance.ticks = seen.started_at, seen.ticks
+        instance.made = seen.made or instance.app.made
+        instance.born = instance.app.spec if instance.made == instance.app.made else None
         if not main.child:
             self._hear_of(instance, main)
         age = max(0.0, time.time() - seen.started_at)
@@ -208,6 +214,9 @@ class Takeover:
             ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
             fleet.send(instance, Adopted(main.pid, age, ready))
         fleet.launcher.endpoints.adopt(instance)
+        if seen.status == is_.STOPPING and not seen.due:
+            # Twice rather than never.
+            fleet.signal_stop(instance)
         return True
 
     def _hear_of(self, instance: "Instance", main: Process) -> None:
@@ -221,12 +230,13 @@ class Takeover:
         """As the earlier daemon had it: what was to follow follows, and what is wanted is started."""
         now = time.monotonic()
         state = instance.state
+        left = max(0.0, seen.due - time.time()) if seen.due else instance.app.spec.stop_timeout_ms / 1000.0
         return replace(
             state,
             status=is_.STOPPING,
             pid=seen.pid,
             started=now - age,
-            deadline=now + max(0.0, seen.due - time.time()),
+            deadline=now + left,
             then=seen.then or (START if state.desired else ""),
             reason=seen.reason,
         )
@@ -265,7 +275,9 @@ class Takeover:
         end = self._ends.get((seen.pid, seen.ticks))
         # Where nobody has reaped it yet, the kernel still has it.
         zombie = process.zombie_exit(seen.pid) if process.start_ticks(seen.pid) == seen.ticks else None
-        return end or zombie or (None, None)
+        # Or a daemon had reaped it, and died before it could do more.
+        noted = self._notes.end(seen.pid, seen.ticks)
+        return end or zombie or ((None, None) if noted is None else how(noted))
 
     def _has_left(self, instance: "Instance", seen: "Observed | None", folders: list[str]) -> bool:
         """Whether something of it lives although its main process is gone: what is in a cgroup of its name is its own,

@@ -104,6 +104,7 @@ def test_a_stop_goes_on_with_the_next_daemon(home: Home, connection: Connection,
     started = home.folder / "started"
     home.apply(home.sh("app", f"trap 'echo asked' TERM; echo x >> {started}; {TRAPS}", stop_timeout_ms=3_600_000))
     app = home.pid("app")
+    wait_until(lambda: "up" in home.log("app"), "its traps")
     if how == "command":
         connection._send(StopDaemon())
     else:

@@ -257,6 +257,70 @@ def test_a_thousand_ends_are_all_reaped() -> None:
     wait_until(all_reaped, "a thousand ends", 30)
 
 
+@pytest.fixture
+def noted(tmp_path: Path) -> Iterator[int]:
+    """An fd of a file for notes, of one page."""
+    fd = os.open(tmp_path / "notes", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    os.ftruncate(fd, 4096)
+    yield fd
+    native.note_ends(-1, 0, 0, 0)
+    os.close(fd)
+
+
+def ends(fd: int, offset: int, count: int) -> list[tuple[int, int]]:
+    words = memoryview(os.pread(fd, count * native.END_SIZE, offset)).cast("i")
+    return [(words[4 * i], words[4 * i + 1]) for i in range(count)]
+
+
+def test_the_pid_is_written_before_the_child_runs_and_taken_back_when_it_does_not(rung: int, noted: int) -> None:
+    shared = native.Shared(noted, 4096)
+    read = f"import os; print(os.getpid() == int.from_bytes(os.pread({noted}, 4, 1024), '{sys.byteorder}'))"
+    reading, writing = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR)
+    fds = {0: null, 1: writing, 2: 2, noted: noted}
+    order = sorted(fds)
+    pid, pidfd = spawn(
+        sys.executable, "-I", "-S", "-c", read, fds=[fds[n] for n in order], numbers=order, told=shared.word(1024)
+    )
+    os.close(writing)
+    os.close(null)
+    with open(reading) as file:
+        assert file.read() == "True\n"
+    assert wait(pid, pidfd) == (0, None)
+    assert int.from_bytes(os.pread(noted, 4, 1024), sys.byteorder) == pid
+    with pytest.raises(native.SpawnError):
+        spawn("/does/not/exist", told=shared.word(1024))
+    assert os.pread(noted, 4, 1024) == bytes(4)
+
+
+def test_a_file_that_has_lost_its_room_ends_nobody(rung: int, noted: int) -> None:
+    shared = native.Shared(noted, 4096)
+    os.ftruncate(noted, 0)
+    assert wait(*spawn("true", told=shared.word(0))) == (0, None)
+    with pytest.raises(native.SpawnError):
+        spawn("/does/not/exist", told=shared.word(0))
+
+
+def test_an_end_is_noted_before_it_is_reaped_round_and_round(noted: int) -> None:
+    begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    native.note_ends(noted, 32, 3, 2)
+    pids = []
+    for script in ("exit 7", "kill -9 $$", "exit 0", "exit 255"):
+        pid, pidfd = spawn("sh", "-c", script)
+        wait(pid, pidfd)
+        pids.append(pid)
+    assert ends(noted, 32, 3) == [(pids[1], 9), (pids[2], 0), (pids[3], 255 << 8)]
+    moments = memoryview(os.pread(noted, 3 * native.END_SIZE, 32)).cast("Q")
+    assert begun < moments[1] < moments[3] < moments[5] <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def test_an_end_that_cannot_be_noted_is_reaped_all_the_same(noted: int) -> None:
+    reading = os.open(f"/proc/self/fd/{noted}", os.O_RDONLY | os.O_CLOEXEC)
+    native.note_ends(reading, 0, 3, 0)
+    assert wait(*spawn("sh", "-c", "exit 4")) == (4, None)
+    os.close(reading)
+
+
 def test_the_pidfd_is_of_the_child_and_close_on_exec(rung: int) -> None:
     pid, pidfd = spawn("sleep", "1000")
     assert not os.get_inheritable(pidfd)
