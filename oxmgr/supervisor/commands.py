@@ -104,7 +104,7 @@ class Commands:
                 run=self._places.run,
                 logs=self._places.logs,
                 warnings=self._health.warnings(),
-                ladders=self._fleet.trees.ladders(),
+                ladders=self._fleet.trees.ladders() | self._fleet.probes.ladders(),
                 guard=self.handover.guard_pid or None,
             )
         )
