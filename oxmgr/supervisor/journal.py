@@ -3,6 +3,7 @@
 It survives the daemon's death, for the kernel has it. After a power cut it means nothing anyway.
 """
 
+import errno
 import os
 import time
 
@@ -11,6 +12,9 @@ from oxmgr.model.messages import Boot, Journaled, Observed
 from oxmgr.model.records import Newer, file_header, read_records, record
 from oxmgr.supervisor.files import RETRY, append, boot_id, replace
 from oxmgr.supervisor.health import refusal
+
+SHORT = (errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.EAGAIN)
+"""Of this the machine or the daemon has none left now. Another daemon may find some."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,11 +31,12 @@ UNSAVED = "apps are supervised all the same, but should this daemon die, the nex
 
 class Past(Struct):
     """What an earlier daemon knew: the last record of each (app, instance), `others` that were extra, and whether this
-    is the boot that their pids are of."""
+    is the boot that their pids are of. `unread`: there is a journal, and why it could not be read."""
 
     seen: dict[tuple[str, int], Observed] = {}
     others: list[Observed] = []
     same_boot: bool = False
+    unread: str = ""
 
 
 class Journal:
@@ -52,9 +57,16 @@ class Journal:
 
     def load(self) -> Past:
         """The last record of each (app, instance), and whether this is the boot that its pids are of. What is damaged
-        is passed over, and the file kept aside. Raises Newer when a later version wrote it."""
+        is passed over, and the file kept aside; so is one that cannot be read at all. Raises Newer when a later version
+        wrote it, and OSError when too little is left now to read it."""
         past = Past()
-        data = self._health.read(self._path)
+        try:
+            data = self._health.read(self._path)
+        except OSError as error:
+            if error.errno in SHORT:
+                raise
+            data, past.unread = None, error.strerror or str(error)
+            self._health.keep_aside(self._path, "damaged", past.unread)
         if data is not None:
             try:
                 past, wrong = self._decode(data)

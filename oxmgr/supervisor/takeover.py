@@ -9,6 +9,7 @@ from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import STARTED
 from oxmgr.supervisor import cgroup, descendants, native, process
+from oxmgr.supervisor.left import left_behind
 from oxmgr.supervisor.loop import HANGUP, READ
 from oxmgr.supervisor.network import network_of
 from oxmgr.supervisor.process import Process
@@ -68,7 +69,7 @@ class Takeover:
         self._notes = notes
         self._ends = _ends_of(guard)
         self._own_ends: dict[int, End] = {}
-        self._strays: dict[Owner, int] = {}
+        self._strays: dict[Owner, list[int]] = {}
         self._silent: set[int] = set()
 
     def resume(self, past: "Past", *, whole: bool, health: "Health") -> "list[Instance]":
@@ -81,7 +82,7 @@ class Takeover:
         fleet = self._fleet
         while reaped := native.reap():
             self._own_ends |= {pid: (code, number) for pid, code, number in reaped}
-        self._strays = self._left_behind()
+        self._strays = left_behind(fleet.trees, self._guard, fleet.launcher.outputs.places.run)
         start: list[Instance] = []
         stop: list[Instance] = []
         ended: list[tuple[Instance, Observed, bool]] = []
@@ -283,8 +284,7 @@ class Takeover:
             if cgroup.is_populated(path):
                 instance.cgroup, instance.foreign = path, True
                 return True
-        stray = self._strays.get(instance.owner)
-        if stray is not None:
+        for stray in self._strays.get(instance.owner, ())[:1]:
             # Started by a daemon that was killed before it could write so down.
             try:
                 instance.session, instance.foreign = os.getsid(stray), True
@@ -295,34 +295,6 @@ class Takeover:
             return False
         instance.session, instance.foreign = seen.session or seen.pid, True
         return not self._fleet.trees.is_empty(instance, {})
-
-    def _left_behind(self) -> "dict[Owner, int]":
-        """Where there are no cgroups that say so, a process of each instance of which there is one: the guard's
-        children, and who prints to a pipe of ours, whatever became of both guard and daemon."""
-        found: dict[Owner, int] = {}
-        if self._fleet.trees.cgroups.base:
-            return found
-        try:
-            pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-            guards = {*descendants.children(self._guard.pid)} if self._guard.pid else set()
-            for pid in pids:
-                if pid != os.getpid() and (pid in guards or self._prints_to_us(pid)):
-                    owner = descendants.born_as(pid)
-                    if owner is not None:
-                        found[owner] = pid
-        except OSError:
-            pass
-        return found
-
-    def _prints_to_us(self, pid: int) -> bool:
-        run = self._fleet.launcher.outputs.places.run
-        for number in (1, 2):
-            try:
-                if os.readlink(f"/proc/{pid}/fd/{number}").startswith(f"{run}/"):
-                    return True
-            except OSError:
-                continue
-        return False
 
     # --- ends of what was adopted ---
 
