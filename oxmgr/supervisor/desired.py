@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 UNSAVED = "what was changed is done, but it is lost if this daemon ends before"
 
+UNREAD = "what is desired is not known; to go by the change before the last one, move this file away"
+
 
 class Draft:
     """What will be desired: apps by name, and the environments that they name, each kept once."""
@@ -88,8 +90,9 @@ class Desired:
         self._draft = Draft({}, {})
 
     def load(self) -> bool:
-        """Whether all of it could be read, so that what is not in it is not desired. When it could not, the one before
-        is taken, and written in its place. Raises Newer when a later version wrote it."""
+        """Whether all of it could be read, so that what is not in it is not desired. When it is damaged or not there,
+        the one before is taken, and written in its place. Raises Newer when a later version wrote it, and OSError when
+        it cannot be read: it may be whole, and then the one before is not what is desired."""
         chosen = latest = self._read(self._path)
         self._whole = latest.wrong is None
         unwritten = self._unwritten()
@@ -113,7 +116,10 @@ class Desired:
         return found if found is not None and found.wrong is None else None
 
     def _read(self, path: str) -> Snapshot:
-        data = self._health.read(path)
+        try:
+            data = self._health.read(path)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}: {UNREAD}", path) from None
         if data is None:
             return missing()
         try:
