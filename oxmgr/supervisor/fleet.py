@@ -160,6 +160,7 @@ class Fleet:
 
     def drop_extra(self, instance: Instance) -> None:
         """It is down."""
+        self._leave_outputs(instance)
         del self.extras[instance]
         self._give_up(instance)
 
@@ -173,8 +174,13 @@ class Fleet:
         """Whether another one prints to the same pipes."""
         if not self.extras:
             return False
-        same = [one for one in self.everything() if one.outputs is instance.outputs and one.outputs]
-        return len(same) > 1
+        others = (one for one in self.everything() if one is not instance)
+        return bool(instance.outputs) and any(one.outputs is instance.outputs for one in others)
+
+    def _leave_outputs(self, instance: Instance) -> None:
+        """Pipes that another one prints to are that one's from now on."""
+        if self.shares(instance):
+            instance.outputs = ()
 
     def _give_up(self, instance: Instance) -> None:
         self.trees.forget(instance)
@@ -269,9 +275,7 @@ class Fleet:
         else:
             self.trees.unwatch(instance)
         if instance.down:
-            if self.shares(instance):
-                # The pipes are the other one's from now on.
-                instance.outputs = ()
+            self._leave_outputs(instance)
             self.launcher.put_away(instance)
             self.hooks.drop(instance)
         self._soft.update(instance)
