@@ -415,8 +415,8 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     itself (a restart, a kill); 0 of one that is stopping: it may not have been told so yet. `then` is as in
     oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run` tells those apart that replace each other;
     `extra` are those that were replaced, and those that are to replace one and do not yet.
-    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none). `marks` are its log files
-    and where in each this run begins, while a line of it is waited for.
+    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none). `marks` are its log
+    files and where in each this run begins, while a line of it is waited for.
     """
 
     app: str

@@ -314,16 +314,14 @@ class Fleet:
             return SpawnFailed(f"cannot start {instance.name}: {why}") if effect == SPAWN else None
 
     def _effect(self, instance: Instance, effect: Effect) -> Event | None:
+        if effect in (SIGNAL, END_REST, KILL):
+            instance.untold = effect == SIGNAL
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
             # Should we die, whoever comes after us knows why it ends, and that it may not have been told to.
-            self._journal.add(replace(observed(instance), due=0.0))
-            self.hooks.drop(instance)
-            if instance.process is None or not self.hooks.before(
-                "pre_stop", instance, lambda _: self.signal_stop(instance)
-            ):
-                self.signal_stop(instance)
+            self._journal.add(observed(instance))
+            self.begin_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
         if effect == END_REST:
@@ -339,9 +337,23 @@ class Fleet:
             return Go() if why is None else Hold(why)
         return None
 
-    def signal_stop(self, instance: Instance) -> None:
-        if instance.state.status == is_.STOPPING and not self.launcher.endpoints.send_shutdown(instance):
+    def begin_stop(self, instance: Instance) -> None:
+        """What is run before it, and then the stop signal."""
+
+        def go(_: str) -> None:
+            self._signal_stop(instance)
+            self._journal.add(observed(instance))
+
+        self.hooks.drop(instance)
+        if instance.process is None or not self.hooks.before("pre_stop", instance, go):
+            self._signal_stop(instance)
+
+    def _signal_stop(self, instance: Instance) -> None:
+        if instance.state.status != is_.STOPPING:
+            return
+        if not self.launcher.endpoints.send_shutdown(instance):
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
+        instance.untold = False
 
     def _look_if_stuck(self, instance: Instance) -> None:
         main = instance.process

@@ -207,6 +207,7 @@ class Takeover:
             self._hear_of(instance, main)
         age = max(0.0, time.time() - seen.started_at)
         if seen.status == is_.STOPPING:
+            instance.untold = not seen.due
             fleet.take_up(instance, self._stopping(instance, seen, age))
         else:
             ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
@@ -215,9 +216,9 @@ class Takeover:
                 instance.marks = seen.marks or dict.fromkeys(fleet.launcher.outputs.files(instance), 0)
             fleet.send(instance, Adopted(main.pid, age, ready))
         fleet.launcher.endpoints.adopt(instance)
-        if seen.status == is_.STOPPING and not seen.due:
+        if instance.untold:
             # Twice rather than never.
-            fleet.signal_stop(instance)
+            fleet.begin_stop(instance)
         return True
 
     def _hear_of(self, instance: "Instance", main: Process) -> None:

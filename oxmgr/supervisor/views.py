@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def observed(instance: "Instance") -> messages.Observed:
     state = instance.state
-    due = 0.0 if state.deadline is None else time.time() + state.deadline - time.monotonic()
+    untold = instance.untold and state.status == is_.STOPPING
+    due = 0.0 if state.deadline is None or untold else time.time() + state.deadline - time.monotonic()
     return messages.Observed(
         instance.app.spec.name,
         instance.index,

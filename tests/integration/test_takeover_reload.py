@@ -3,8 +3,6 @@
 import os
 import signal
 
-import pytest
-
 from oxmgr.model.messages import Act
 from tests.conftest import Home, wait_until
 from tests.integration.test_takeover import Interregnum, home
