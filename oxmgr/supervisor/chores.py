@@ -11,6 +11,7 @@ from oxmgr.lifecycle.machine import describe_end
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import NO_LIMITS
 from oxmgr.supervisor import descendants, native, process
+from oxmgr.supervisor.left import chore_name
 from oxmgr.supervisor.loop import READ
 from oxmgr.supervisor.process import StartError
 
@@ -49,8 +50,16 @@ class Chores:
         self, instance: "Instance", command: str, timeout: float, done: "Callable[[str], object]", **env: str
     ) -> "Chore":
         """`done` is called once: with "" when it has ended with 0, else with what was wrong."""
-        self._serial += 1
-        return Chore(self, instance, command, timeout, done, env, self._serial)
+        return Chore(self, instance, command, timeout, done, env)
+
+    def make_folder(self, instance: "Instance") -> str:
+        """A cgroup of its own for one, which nobody else has made: into one that was killed once nothing can be born
+        (oxmgr.supervisor.cgroup). OSError."""
+        made = False
+        while not made:
+            self._serial += 1
+            path, made = self.trees.cgroups.make(chore_name(instance.folder, self._serial))
+        return path
 
     def ended(self, pid: int, end: "End") -> None:
         self.trees.apart.discard(pid)
@@ -96,7 +105,6 @@ class Chore:
         timeout: float,
         done: "Callable[[str], object]",
         env: dict[str, str],
-        serial: int,
     ) -> None:
         self._chores = chores
         self._instance = instance
@@ -114,7 +122,7 @@ class Chore:
         spec = instance.app.spec
         spec = replace(spec, argv=[SHELL, "-c", command], limits=NO_LIMITS, env={**spec.env, **env}, ready="started")
         result: list[process.Process | StartError] = []
-        folder = self._make_folder(serial)
+        folder = self._make_folder()
 
         def work() -> None:
             try:
@@ -162,13 +170,12 @@ class Chore:
         self._done = lambda why: None
         self._end("")
 
-    def _make_folder(self, serial: int) -> int:
+    def _make_folder(self) -> int:
         """An fd of a cgroup of its own, -1 without."""
-        cgroups = self._chores.trees.cgroups
-        if not cgroups.base:
+        if not self._chores.trees.cgroups.base:
             return -1
         try:
-            self._folder = cgroups.make(f"{self._instance.folder}~chore{serial}")[0]
+            self._folder = self._chores.make_folder(self._instance)
             return os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             return -1

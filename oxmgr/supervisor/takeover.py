@@ -9,7 +9,7 @@ from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import STARTED
 from oxmgr.supervisor import cgroup, descendants, native, process
-from oxmgr.supervisor.left import left_behind
+from oxmgr.supervisor.left import is_chore, left_behind
 from oxmgr.supervisor.loop import HANGUP, READ
 from oxmgr.supervisor.network import network_of
 from oxmgr.supervisor.process import Process
@@ -88,7 +88,11 @@ class Takeover:
         ended: list[tuple[Instance, Observed, bool]] = []
         folders: dict[str, list[str]] = {}
         for path in fleet.trees.cgroups.folders():
-            folders.setdefault(path.rpartition("/")[2].partition("~")[0], []).append(path)
+            if is_chore(path):
+                # Whoever waited for it is gone.
+                fleet.trees.end(path)
+            else:
+                folders.setdefault(path.rpartition("/")[2].partition("~")[0], []).append(path)
         for instance in list(fleet):
             name = instance.app.spec.name
             wanted = instance.index not in self._desired.apps[name].stopped
@@ -112,7 +116,10 @@ class Takeover:
             if (other.app, other.index) in seen and other.pid != seen[other.app, other.index].pid:
                 self._stop_other(other)
         if whole:
-            fleet.trees.clean({instance.cgroup for instance in fleet.everything()})
+            known = {instance.cgroup for instance in fleet.everything()}
+            for path in fleet.trees.cgroups.folders():
+                if path not in known and not is_chore(path):
+                    fleet.trees.end(path)
             _end_forgotten(fleet, seen)
         else:
             self._leave_unknown(seen, folders, health)
@@ -146,7 +153,9 @@ class Takeover:
                 fleet.send(instance, Remains())
 
         def is_unknown(path: str) -> bool:
-            return cgroup.is_populated(path) and all(instance.cgroup != path for instance in fleet)
+            return (
+                not is_chore(path) and cgroup.is_populated(path) and all(instance.cgroup != path for instance in fleet)
+            )
 
         fleet.made = made
         for path in fleet.trees.cgroups.folders():
