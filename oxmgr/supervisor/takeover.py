@@ -132,6 +132,7 @@ class Takeover:
         for instance in list(fleet):
             if instance.state.desired and (instance in start or not instance.down):
                 fleet.launcher.endpoints.claim(instance)
+        fleet.turns.wait_for(one for one in fleet.everything() if one.state.status == is_.STOPPING)
         fleet.turns.bring_down(stop, Stop())
         return start
 
