@@ -254,11 +254,12 @@ class Takeover:
         )
 
     def _wait_on(self, instance: "Instance", seen: "Observed") -> bool:
-        """Whether it goes on waiting for its restart."""
-        if seen.status != is_.BACKOFF or not instance.state.desired:
+        """Whether it goes on waiting for its restart, or for the end of its start_delay_ms."""
+        delayed = seen.status == is_.WAITING and seen.due > 0 and not instance.app.spec.schedule
+        if not (seen.status == is_.BACKOFF or delayed) or not instance.state.desired:
             return False
         due = time.monotonic() + max(0.0, seen.due - time.time())
-        self._fleet.take_up(instance, replace(instance.state, status=is_.BACKOFF, deadline=due, reason=seen.reason))
+        self._fleet.take_up(instance, replace(instance.state, status=seen.status, deadline=due, reason=seen.reason))
         return True
 
     # --- what has ended in between ---
