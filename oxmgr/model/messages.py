@@ -401,7 +401,7 @@ Saved = SavedApp | SavedEnviron | SavedCount
 
 
 class Boot(Struct, tag="boot"):
-    """Head of the journal: which boot the pids behind it belong to (/proc/sys/kernel/random/boot_id)."""
+    """Head of the journal: which boot the pids behind it belong to (boot_id() in oxmgr/supervisor/files.py)."""
 
     id: str
 

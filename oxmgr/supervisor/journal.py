@@ -10,7 +10,7 @@ import time
 from oxmgr.model.codec import UNREADABLE, Decoder, Struct, encode
 from oxmgr.model.messages import Boot, Journaled, Observed
 from oxmgr.model.records import Newer, file_header, read_records, record
-from oxmgr.supervisor.files import RETRY, append, boot_id, replace
+from oxmgr.supervisor.files import RETRY, append, boot_id, is_same_boot, replace
 from oxmgr.supervisor.health import refusal
 
 SHORT = (errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.EAGAIN)
@@ -92,7 +92,7 @@ class Journal:
                 wrong = wrong or str(error)
                 continue
             if isinstance(entry, Boot):
-                same_boot = entry.id == self._boot
+                same_boot = is_same_boot(entry.id, self._boot)
             elif entry.extra:
                 extras[entry.app, entry.index, entry.run] = entry
             else:
