@@ -22,4 +22,4 @@ def test_what_ran_in_a_container_that_was_ended_is_started_by_the_next_and_has_n
         for name in ("never", "once"):
             view = home.until(name, lambda view: view.status == "running")
             assert (view.restarts, view.exit_code) == (0, None)
-            wait_until(lambda name=name: starts(home, name) == number, "its start")  # type: ignore[misc]
+            wait_until(lambda name=name, number=number: starts(home, name) == number, "its start")  # type: ignore[misc]
