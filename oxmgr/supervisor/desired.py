@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Loop, Timer
     from oxmgr.supervisor.spare import Spare
 
-UNSAVED = "what was changed is done, but it is lost if this daemon ends before"
+UNSAVED = "what was changed is done, but it is lost if {who} before"
 
 UNREAD = "what is desired is not known; to go by the change before the last one, move this file away"
 
@@ -175,7 +175,7 @@ class Desired:
             self._spare.drop()
         else:
             self._spare.put(data)
-        self._health.note(self._path, error, UNSAVED)
+        self._health.note(self._path, error, UNSAVED.format(who=self._spare.who_ends))
         if self._waiting:
             self._write_next()
         elif error is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 JOURNAL_LIMIT = 256 * 1024
 KIND = "journal"
-UNSAVED = "apps are supervised all the same, but should this daemon die, the next one might not know them"
+UNSAVED = "apps are supervised all the same, but if {who}, the next daemon might not know them"
 
 
 class Past(Struct):
@@ -146,7 +146,7 @@ class Journal:
 
     def _try_later(self, error: OSError, data: bytes) -> None:
         self._spare.put(data)
-        self._health.note(self._path, error, UNSAVED)
+        self._health.note(self._path, error, UNSAVED.format(who=self._spare.who_ends))
         if self._retry is not None:
             self._retry.cancel()
         self._retry = self._loop.at(time.monotonic() + RETRY, self._write_anew)
