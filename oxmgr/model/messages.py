@@ -416,7 +416,8 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run` tells those apart that replace each other;
     `extra` are those that were replaced, and those that are to replace one and do not yet.
     `done_until` is the Unix time up to which the times of its schedule are done (0: it has none). `marks` are its log
-    files and where in each this run begins, while a line of it is waited for.
+    files and where in each this run begins, while a line of it is waited for. `failures` counts the health checks in a
+    row that have failed.
     """
 
     app: str
@@ -442,6 +443,7 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     extra: bool = False
     done_until: float = 0.0
     marks: dict[str, int] = {}
+    failures: int = 0
 
 
 Journaled = Boot | Observed

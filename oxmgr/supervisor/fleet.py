@@ -85,6 +85,7 @@ class Fleet:
         self.chores = Chores(loop, background, trees, launcher)
         self.hooks = launcher.hooks = HookRunner(self.chores, events)
         self.probes = Probes(loop, trees, self.chores, self.send)
+        self.probes.counted = lambda instance: self._journal.add(observed(instance))
         self.schedules = Schedules(loop, self.send, self._tell, self._note)
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send

@@ -34,14 +34,14 @@ class Instance:
     the exit code that stands for a start that failed, or 0, `warnings` what of its spec this host does not hold,
     `marks` where in its log files this run begins, `ends` our ends of what else it was born with. The fleet's: the
     others; `extra`: it is not the one that users see, but one that it has replaced, or that is to replace it; `gone`:
-    it was removed; `stuck` is why it cannot be killed, or ""; `untold`: it is to stop, and has not had the stop signal
-    yet.
+    it was removed; `stuck` is why it cannot be killed, or ""; `failures` are those of its health check in a row; `untold`: it
+    is to stop, and has not had the stop signal yet.
     """
 
     __slots__ = (
         *("app", "cgroup", "ends", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "prepared", "run", "timer", "unstarted", "untold", "warnings", "wired", "worn"),
+        *("extra", "failures", "prepared", "run", "timer", "unstarted", "untold", "warnings", "wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -74,6 +74,7 @@ class Instance:
         self.timer: Timer | None = None
         self.leaving = False
         self.untold = False
+        self.failures = 0
         self.gone = False
 
     @property

@@ -212,7 +212,7 @@ class Takeover:
         fleet.launcher.connect(instance)
         if instance.app.spec.sandbox.private_network:
             instance.network = network_of(main.pid)
-        instance.started_at, instance.ticks = seen.started_at, seen.ticks
+        instance.started_at, instance.ticks, instance.failures = seen.started_at, seen.ticks, seen.failures
         if not main.child:
             self._hear_of(instance, main)
         age = max(0.0, time.time() - seen.started_at)

@@ -40,6 +40,7 @@ def observed(instance: "Instance") -> messages.Observed:
         extra=instance.extra,
         done_until=_done_until(instance),
         marks=instance.marks if state.status == is_.STARTING else NO_MARKS,
+        failures=instance.failures,
     )
 
 

@@ -1,8 +1,9 @@
-"""A takeover while apps wait for each other, or for their time."""
+"""A takeover while apps wait for each other, or for their time, or fail their health checks."""
 
 import time
 
 from oxmgr.model.messages import Act, Apply
+from oxmgr.model.spec import HealthCheck
 from tests.conftest import Home, wait_until
 from tests.integration.test_takeover import counted, home, last_seen, saved, starts
 
@@ -43,3 +44,17 @@ def test_who_waits_for_its_start_delay_keeps_when_it_is_due(home: Home) -> None:
     home.until("app", lambda view: view.status == "running")
     assert 0 <= time.time() - due < 1.5
     wait_until(lambda: starts(home, "app") == 1, "its start")
+
+
+def test_failures_of_a_health_check_in_a_row_are_counted_on(home: Home) -> None:
+    """Each daemon sees one: the third makes it unhealthy."""
+    check = HealthCheck(command="exit 1", interval_secs=3600, initial_delay_secs=0.01, unhealthy_threshold=3)
+    home.apply(home.sh("app", counted(home, "app", "exec sleep 1000"), health_check=check))
+    pid = home.pid("app")
+    for number in (1, 2):
+        wait_until(lambda number=number: last_seen(home, "app").failures == number, "a failure")  # type: ignore[misc]
+        assert home.pid("app") == pid
+        home.kill_guarded()
+    home.until("app", lambda view: view.pid not in (pid, None) and view.restarts == 1)
+    wait_until(lambda: starts(home, "app") == 2, "its second start")
+    assert last_seen(home, "app").failures < 2
