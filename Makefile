@@ -2,26 +2,29 @@
 
 export OXMGR_HOME ?= $(CURDIR)/.oxmgr
 VENV = .venv/bin
-BUILT = pyproject.toml setup.py csrc/build.py $(wildcard csrc/*.c csrc/*.h) packaging/bootstrap packaging/launcher.py
+BUILT = pyproject.toml setup.py csrc/build.py $(wildcard csrc/*.c csrc/*.h) packaging/bootstrap packaging/launcher.py tests/bench/apps/package.json
 FUZZ_FILES = tests/faults/fuzz_format.c csrc/format.c
 FUZZ_FLAGS = -std=gnu11 -D_GNU_SOURCE -g -O1 -fno-sanitize-recover=all
 C_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-sign-conversion -Werror
 
-.PHONY: run stop test lint native-test kernel-test bench bench-peers bench-inits campaign death-campaign reexec-campaign fuzz clean help
+.PHONY: run stop test lint native-test kernel-test bench bench-peers bench-inits load-campaign campaign death-campaign reexec-campaign fuzz zipapp clean help
 
 help:
 	@echo "make run          build, start examples/quickstart, kill an instance, show the downtime"
 	@echo "make stop         stop what make run started"
 	@echo "make test         lint, then all tests"
 	@echo "make lint         the checks without the tests"
-	@echo "make kernel-test  the tests that need root and cgroup v2, in a small VM; ARGS='-k NAME' for some of them"
+	@echo "make kernel-test  the tests that need root and cgroup v2, in a small VM, and oxmgr as that VM's init;"
+	@echo "                  ARGS='-k NAME' for some of them, ARGS=init for the latter"
 	@echo "make bench        the figures of docs/benchmarks.md"
 	@echo "make bench-peers  the same lines through other loggers"
 	@echo "make bench-inits  the same scenarios as a container's first process: oxmgr, tini, dumb-init; as root"
+	@echo "make load-campaign  real servers under load, reloaded and killed, PM2 beside them; ARGS='RELOADS KILLS SERVER…'"
 	@echo "make campaign     3,000,000 lines, 200 kills of the daemon, a full disk: each line once, in order"
-	@echo "make death-campaign  daemon and guard killed, and their system calls failed, while 20 apps run; ARGS='SECONDS SEED'"
+	@echo "make death-campaign  daemon and guard killed, and their system calls failed, while 20 apps run; ARGS='SECONDS SEED', or '--every all --paths spawn,exit'"
 	@echo "make reexec-campaign  the daemon is replaced 1,000 times under load: same pids, each line once, nothing leaked"
 	@echo "make fuzz         the formatter of logs with random bytes, under the sanitizers"
+	@echo "make zipapp       build/oxmgr.pyz, oxmgr as one file; ARGS='--python PATH TARGET' for another interpreter or place"
 	@echo "make clean        remove what was built"
 
 .venv/.run: $(BUILT)
@@ -67,12 +70,16 @@ kernel-test: .venv/.dev
 bench: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.takeover
+	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.probes
 
 bench-peers: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.peers
 
 bench-inits: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.inits
+
+load-campaign: .venv/.dev
+	@env -u OXMGR_HOME $(VENV)/python -m tests.bench.load $(ARGS)
 
 campaign: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.faults.campaign $(ARGS)
@@ -94,6 +101,9 @@ fuzz:
 		$(CC) $(FUZZ_FLAGS) -fsanitize=address,undefined $(FUZZ_FILES) -o build/fuzz && \
 		build/fuzz 2000000 $$(date +%s); \
 	fi
+
+zipapp: .venv/.run
+	@$(VENV)/python packaging/zipapp.py $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info oxmgr/*.so oxmgr/_native.c

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/reboot.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -30,6 +31,7 @@
 #define DELAY_FIRST 10
 #define DELAY_MOST 5000
 #define OOM_SCORE_ADJ "-900"
+#define KILLED_WELL 5000  /* milliseconds for what was killed to be gone: what a dead disk holds, is not */
 #define FDS_SPARE 6       /* that nothing is kept in: a socketpair, a file of /proc, what a replacement takes */
 #define MESSAGES_MOST 256 /* read in a row: a daemon that never stops talking holds up nothing else */
 #define WORDS_SIZE 16384  /* of a command line */
@@ -568,13 +570,8 @@ static void listen_to_signals(void) {
 
 /* ---- the whole ---- */
 
-/* What outlives the daemon where we are process 1: asked to end, and after a grace the kernel ends it with us. */
-static void end_the_rest(void) {
-    if (CALL(SYS_getpid, 0) != 1)
-        return;
-    CALL(SYS_kill, -1, SIGTERM);
-    CALL(SYS_kill, -1, SIGCONT);
-    int64_t end = now_ms() + ending_grace;
+/* Until nothing is left of what are our children, or that time has come; a second SIGTERM hurries. */
+static void wait_for_the_rest(int64_t end) {
     for (;;) {
         siginfo_t info;
         info.si_pid = 0;
@@ -594,6 +591,41 @@ static void end_the_rest(void) {
             if (heard.ssi_signo == SIGTERM)
                 return; /* asked twice: no grace */
     }
+}
+
+/* What outlives the daemon where we are process 1: asked to end, and after a grace the kernel ends it with us. */
+static void end_the_rest(void) {
+    if (CALL(SYS_getpid, 0) != 1)
+        return;
+    CALL(SYS_kill, -1, SIGTERM);
+    CALL(SYS_kill, -1, SIGCONT);
+    wait_for_the_rest(now_ms() + ending_grace);
+}
+
+/* Process 1 of the machine, not of some container: the first pid namespace has this number (PROC_PID_INIT_INO of
+ * include/linux/proc_ns.h). */
+static int is_machines_init(void) {
+    static const char first[] = "pid:[4026531836]";
+    char found[sizeof first];
+    return CALL(SYS_getpid, 0) == 1 &&
+           CALL(SYS_readlinkat, AT_FDCWD, "/proc/self/ns/pid", found, sizeof found) == (long)sizeof first - 1 &&
+           !memcmp(found, first, sizeof first - 1);
+}
+
+/* The kernel panics when its process 1 ends, with nothing written to the disks: so the machine ends first. Comes back
+ * where we may not (CAP_SYS_BOOT). */
+static void switch_off(void) {
+    char digits[] = "000\n", *at = digits + 3;
+    int left = ending_code;
+    do
+        *--at = (char)('0' + left % 10);
+    while (left /= 10);
+    CALL(SYS_kill, -1, SIGKILL);
+    wait_for_the_rest(now_ms() + KILLED_WELL);
+    CALL(SYS_sync, 0);
+    say("oxmgr: switching the machine off; exit code ");
+    say(at);
+    CALL(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF, 0);
 }
 
 /* What the daemon is to have is what we had, unless an earlier guard has said so. */
@@ -635,6 +667,9 @@ static int run(int argc, char **argv, char **envp) {
     CALL(SYS_rt_sigaction, SIGTTIN, &ignore, 0, SIGNALS_SIZE);
     CALL(SYS_rt_sigaction, SIGPIPE, &ignore, 0, SIGNALS_SIZE);
     CALL(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
+    if (is_machines_init())
+        /* Ctrl-Alt-Del is a SIGINT to us then, and does not reset the machine at once (reboot(2)). */
+        CALL(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_CAD_OFF, 0);
     int state = number(argv[1]), told = number(argv[2]);
     if (state < 0 || !take_state(state))
         CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &files);
@@ -654,6 +689,8 @@ static int run(int argc, char **argv, char **envp) {
         reap();
         if (ending && !daemon_pid) {
             end_the_rest();
+            if (is_machines_init())
+                switch_off();
             return ending_code;
         }
         if (due >= 0 && now_ms() >= due)

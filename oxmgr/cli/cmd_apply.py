@@ -13,7 +13,14 @@ from oxmgr.client.saved import read_saved_specs
 from oxmgr.model.messages import DONE, Apply, Change, Done
 from oxmgr.model.spec import Spec
 
-SIGNS = {"add": ("+", GREEN), "change": ("~", YELLOW), "start": (">", GREEN), "delete": ("-", RED), "keep": ("=", "")}
+SIGNS = {
+    "add": ("+", GREEN),
+    "change": ("~", YELLOW),
+    "start": (">", GREEN),
+    "reload": ("~", YELLOW),
+    "delete": ("-", RED),
+    "keep": ("=", ""),
+}
 
 
 def run(args: Args) -> int:

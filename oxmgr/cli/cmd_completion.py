@@ -70,7 +70,7 @@ def _bash() -> str:
     cases = [f'        help)\n            _oxmgr_add < <(compgen -W "{_all_names()}" -- "$word") ;;']
     for command in COMMANDS:
         for option in command.options:
-            if option.value:
+            if option.needs_value:
                 patterns = "|".join(f'"{name} {flag}"' for name in _names(command) for flag in option.names)
                 values.append(f"        {patterns})\n            {_bash_value(option)}return ;;")
         options = " ".join(name for option in command.options for name in option.names)
@@ -127,7 +127,7 @@ def _fish() -> str:
 def _fish_value(option: Option) -> str:
     if option.choices:
         return f" -x -a {_quote(' '.join(option.choices))}"
-    if not option.value:
+    if not option.needs_value:
         return ""
     return " -r -F" if option.value in ("FILE", "FOLDER") else " -x"
 

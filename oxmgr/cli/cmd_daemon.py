@@ -3,12 +3,13 @@
 import sys
 import time
 
+from oxmgr import __version__
 from oxmgr.cli.context import ask, my_places
 from oxmgr.cli.output import duration, print_json, size, warn
 from oxmgr.cli.parser import Args, Usage, nearest
-from oxmgr.client.connection import NotRunning, connect
+from oxmgr.client.connection import Connection, NotRunning, connect
 from oxmgr.client.launch import daemon_argv, run_in_foreground
-from oxmgr.model.messages import DONE, DaemonView, GetDaemon, ReplaceDaemon, StopDaemon
+from oxmgr.model.messages import DONE, FAILED, DaemonView, GetDaemon, ReplaceDaemon, StopDaemon
 
 REEXEC_PATIENCE = 20.0
 WORDS = ["run", "stop", "reexec", "status"]
@@ -56,23 +57,37 @@ def _stop() -> int:
 
 def _reexec() -> int:
     """The daemon of this very command's version goes on with all that runs."""
-    connection = connect(my_places())
-    before = connection.daemon
+    places = my_places()
+    connection = connect(places)
+    before = _about(connection)
     begun = time.monotonic()
     ask(connection, ReplaceDaemon(daemon_argv()))
-    connection.wait_for_end()
+    connection.wait_for_end(REEXEC_PATIENCE)
     # The socket stays open meanwhile: this waits until the other one answers.
-    after = connect(my_places(), REEXEC_PATIENCE).daemon
+    connection = connect(places, REEXEC_PATIENCE)
     took = (time.monotonic() - begun) * 1000
-    changed = "" if before.version == after.version else f", {before.version} before"
-    sys.stdout.write(f"the daemon was replaced in {took:.0f} ms: {after.version}{changed}, pid {after.pid}\n")
+    now = _about(connection)
+    if now.version != __version__ or now.started_at == before.started_at:
+        # What was to be executed could not be, or has ended at once, and the guard starts what it knows.
+        sys.stderr.write(
+            f"oxmgr: the daemon of version {__version__} does not start: {now.version} goes on with all that runs, "
+            f"pid {now.pid}; {places.daemon_log} says why\n"
+        )
+        return FAILED
+    changed = "" if before.version == now.version else f", {before.version} before"
+    sys.stdout.write(f"the daemon was replaced in {took:.0f} ms: {now.version}{changed}, pid {now.pid}\n")
     return DONE
+
+
+def _about(connection: Connection) -> DaemonView:
+    view = ask(connection, GetDaemon())
+    assert isinstance(view, DaemonView)
+    return view
 
 
 def _status(args: Args) -> int:
     places = my_places()
-    view = ask(connect(places), GetDaemon())
-    assert isinstance(view, DaemonView)
+    view = _about(connect(places))
     if args.flag("json"):
         print_json({key: getattr(view, key) for key in DaemonView.__struct_fields__})
         return DONE

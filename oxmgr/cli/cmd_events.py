@@ -7,7 +7,7 @@ import time
 from oxmgr.cli.context import ask, my_places
 from oxmgr.cli.output import DIM, GREEN, RED, YELLOW, paint, printable, wants_colour, warn
 from oxmgr.cli.parser import Args, Usage, nearest
-from oxmgr.client.connection import Connection, NoDaemon, connect
+from oxmgr.client.connection import Connection, NoDaemon, NotRunning, connect
 from oxmgr.client.saved import read_saved, read_saved_events
 from oxmgr.model.codec import encode_json
 from oxmgr.model.messages import (
@@ -150,15 +150,17 @@ def next_daemon(places: "Places") -> Connection:
         warn(f"{error.strerror}; until then it is looked every {WITHOUT_INOTIFY} s whether there is a daemon")
     told = False
     while True:
+        why = ""
         for seconds in CONNECT_AFTER:
             try:
                 return connect(places)
-            except NoDaemon:
+            except NoDaemon as error:
+                why = "the daemon is gone without a word" if isinstance(error, NotRunning) else str(error)
                 select.select([] if watch is None else [watch.fd], [], [], seconds)
         if not told:
             told = True
             sys.stdout.flush()
-            sys.stderr.write("oxmgr: the daemon is gone without a word; waiting for the next one\n")
+            sys.stderr.write(f"oxmgr: {why}; waiting for the next one\n")
         select.select([] if watch is None else [watch.fd], [], [], WITHOUT_INOTIFY if watch is None else None)
         if watch is not None:
             watch.look()

@@ -35,7 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oxmgr.cli.follow import Follow
 
-APP_OPTIONS = ("name", "instances", "cwd", "set", "restart", "namespace")
+APP_OPTIONS = ("name", "instances", "cwd", "set", "restart", "namespace", "watch", "schedule", "cron-restart")
 FILE_OPTIONS = ("config", "only", "env")
 
 
@@ -146,7 +146,7 @@ def app(args: Args) -> Spec:
     wrong = name_error(namespace)
     if wrong:
         raise Usage(f"the namespace {namespace[:70]!r} {wrong}")
-    restart = args.one("restart") or ON_FAILURE
+    restart = args.one("restart") or (NEVER if args.flag("schedule") else ON_FAILURE)
     assert restart in (ALWAYS, ON_FAILURE, NEVER)
     return app_from_words(
         [*args.words, *args.rest],
@@ -157,7 +157,41 @@ def app(args: Args) -> Spec:
         instances=instances,
         restart=restart,
         namespace=namespace,
+        watch=[_watched(word, folder) for word in args.many("watch")],
+        **_times(args),
     )
+
+
+def _watched(word: str, folder: str) -> str:
+    from oxmgr.config.errors import error
+
+    watched = os.path.abspath(word) if word else folder
+    if not os.path.isdir(watched):
+        raise error(f"--watch: {watched} is {'no folder' if os.path.exists(watched) else 'not there'}")
+    return watched
+
+
+def _times(args: Args) -> dict[str, object]:
+    """When it is run, or restarted, as keys of a spec."""
+    from oxmgr.config.keys import KEYS
+    from oxmgr.config.values import Reader
+
+    job, restarted = args.one("schedule"), args.one("cron-restart")
+    if job is not None and restarted is not None:
+        raise Usage("--schedule and --cron-restart: an app is either run at its times, or restarted")
+    if job is not None and args.one("restart") == ALWAYS:
+        raise Usage("--schedule: a job that is always restarted has no end: leave out --restart, or take on-failure")
+    found: dict[str, object] = {}
+    for option, key, line in (
+        ("--schedule", "schedule", job),
+        ("--cron-restart", "restart_schedule", restarted),
+    ):
+        if line is not None:
+            try:
+                found[key] = Reader(os.getcwd(), dict(os.environ)).read(KEYS[key], line)
+            except ValueError as wrong:
+                raise Usage(f"{option}: {wrong}") from None
+    return found
 
 
 def _start_known(targets: list[str], views: list[InstanceView], args: Args) -> int:

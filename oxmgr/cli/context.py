@@ -26,7 +26,7 @@ from oxmgr.model.places import Places, find_places, places_in_memory
 
 NOT_HANDED_ON = (
     *("TERM", "PWD", "OLDPWD", "SHLVL", "_", "NOTIFY_SOCKET"),
-    *("OXMGR_APP", "OXMGR_INSTANCE_ID", "OXMGR_LISTEN", "OXMGR_BIND", "OXMGR_READY", "NODE_APP_INSTANCE"),
+    *("OXMGR_APP", "OXMGR_INSTANCE_ID", "OXMGR_LISTEN", "OXMGR_BIND", "OXMGR_READY", "OXMGR_STOP", "NODE_APP_INSTANCE"),
 )
 NOT_HANDED_ON_PREFIXES = ("SSH_", "XDG_SESSION", "LISTEN_", "WATCHDOG_", "NODE_CHANNEL_")
 LAST_LINES = 10
@@ -96,9 +96,13 @@ def ask(connection: Connection, request: Request) -> Reply:
                 show(view)
                 return
 
+    def show_hanging(why: str) -> None:
+        line.clear()
+        warn(f"{why}; this command waits for it")
+
     try:
         # Progress tells of what changes; of what does not, nobody would know whom it waits for.
-        return connection.request(request, show, show_who_is_waited_for if line.wanted else None)
+        return connection.request(request, show, show_who_is_waited_for if line.wanted else None, show_hanging)
     except KeyboardInterrupt:
         line.clear()
         sys.stderr.write("oxmgr: interrupted; the daemon goes on with what it was asked for\n")
@@ -147,7 +151,7 @@ def look(targets: list[str]) -> tuple[list[InstanceView], int]:
     """The instances, and the exit code for it: what the daemon says, else what is saved, said to be that."""
     places = my_places()
     try:
-        connection = connect(places)
+        reply = ask(connect(places), GetInstances(targets))
     except NoDaemon as error:
         from oxmgr.client.saved import read_saved
 
@@ -162,7 +166,6 @@ def look(targets: list[str]) -> tuple[list[InstanceView], int]:
             what = ", and nothing is saved: oxmgr start COMMAND starts something"
         sys.stderr.write(f"oxmgr: {error}{what}\n")
         return views, NO_DAEMON
-    reply = ask(connection, GetInstances(targets))
     assert isinstance(reply, Instances)
     for text in reply.warnings:
         warn(text)

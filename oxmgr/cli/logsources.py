@@ -34,10 +34,9 @@ class Sources:
     def select(self, targets: list[str]) -> int:
         """The exit code. With NO_SUCH_APP, why has been said."""
         try:
-            connection = connect(self._places)
+            views, refused = _ask(connect(self._places), targets)
         except NoDaemon as error:
             return self._select_saved(targets, str(error))
-        views, refused = _ask(connection, targets)
         if refused is not None and not all(map(self._take_deleted, targets)):
             raise refused
         self.take(views)

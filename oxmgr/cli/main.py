@@ -1,5 +1,6 @@
 """From the words to a command's end: which one, and what is said when it fails."""
 
+import errno
 import os
 import sys
 from _io import TextIOWrapper
@@ -39,7 +40,8 @@ def main(argv: list[str]) -> int:
         return _fail("what was typed, or the environment, holds bytes that are not UTF-8: oxmgr keeps text only", WRONG)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", FAILED)
+        what = "; raise the limit with `ulimit -n 4096`" if error.errno == errno.EMFILE else ""
+        return _fail(f"{where}{error.strerror or error}{what}", FAILED)
     except Exception as error:
         # Imported only now: oxmgr.config is heavy, and only who has imported it can raise this.
         if "oxmgr.config.errors" in sys.modules:

@@ -3,6 +3,8 @@
 Not argparse: that takes 18 ms to import, of the 30 that `oxmgr list` may take.
 """
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,7 +14,8 @@ DIGITS = 9
 
 
 class Option:
-    """`names` as typed, the long one first. `value` names what follows it; without it is a flag."""
+    """`names` as typed, the long one first. `value` names what follows it; without it is a flag. One in brackets is a
+    folder: behind `=`, or the next word when that is one."""
 
     __slots__ = ("choices", "help", "many", "names", "value")
 
@@ -26,6 +29,10 @@ class Option:
     @property
     def key(self) -> str:
         return self.names[0].lstrip("-")
+
+    @property
+    def needs_value(self) -> bool:
+        return bool(self.value) and not self.value.startswith("[")
 
 
 class Command:
@@ -154,6 +161,11 @@ def parse(command: Command, argv: list[str]) -> Args:
                     raise Usage(f"{name} takes no value")
                 args.give(option, "")
                 continue
+            if value is None and not option.needs_value:
+                value = ""
+                if at < len(argv) and os.path.isdir(argv[at]):
+                    value = argv[at]
+                    at += 1
             if value is None:
                 if at >= len(argv):
                     raise Usage(f"{name} needs a value: {option.value}")

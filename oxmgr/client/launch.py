@@ -21,6 +21,8 @@ GUARD_FD = 3
 """The daemon's end of the guard's socketpair (csrc/guard.h)."""
 PATIENCE = 5.0
 START_PATIENCE = 20.0
+FILES_NEEDED = 64
+"""Open files of a daemon with its first apps, and of the guard beside it."""
 
 
 def daemon_argv(**options: int | str | None) -> list[str]:
@@ -66,8 +68,21 @@ def connect_or_start(places: Places) -> Connection:
             select.select([], [], [], 0.01)
 
 
+def _check_limit() -> None:
+    """NoDaemon when too few files may be open: a daemon could not even say why it ends."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < FILES_NEEDED:
+        raise NoDaemon(
+            f"only {hard} files may be open here, and a daemon needs {FILES_NEEDED} and three for each instance: raise "
+            "the limit with `ulimit -n 4096`, or with LimitNOFILE= of the service that this runs in"
+        )
+
+
 def start_detached() -> int:
     """A daemon of its own session, at home in `/`, with nothing of this terminal; its pid, once it answers."""
+    _check_limit()
     reading, told = os.pipe()
     middle = os.fork()
     if middle == 0:
@@ -118,6 +133,7 @@ def _log_errors() -> None:
 
 def run_in_foreground(group: int | None = None) -> "NoReturn":
     """Become the daemon."""
+    _check_limit()
     sys.stdout.flush()
     sys.stderr.flush()
     _exec(group=group)
@@ -126,6 +142,7 @@ def run_in_foreground(group: int | None = None) -> "NoReturn":
 def run_in_container(first: int) -> "NoReturn":
     """Become the guard; the daemon that it starts does what the file `first` says (oxmgr.supervisor.runtime). OSError
     when there is none."""
+    _check_limit()
     # The guard gives the daemon its own number.
     if first <= GUARD_FD:
         import fcntl
@@ -140,6 +157,7 @@ def run_in_container(first: int) -> "NoReturn":
 def start_attached() -> int:
     """The pid of a daemon that answers and is our child, in our session but not in our process group: a Ctrl-C is
     ours to hand on. NoDaemon when there is none."""
+    _check_limit()
     reading, told = os.pipe()
     pid = os.fork()
     if pid == 0:

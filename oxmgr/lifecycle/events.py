@@ -28,10 +28,10 @@ class State(Struct, frozen=True, gc=False):
 
     `then` is what follows a stop: nothing, START, RUN (START, and a job does not wait), DECIDE (its main process had
     ended by itself and the rest of its tree is being ended), or FAIL (it is ended because it does not do its work:
-    `cause` says what is wrong). `killed`: its tree was sent SIGKILL. `crashes` counts failures in a row, `streak`
-    restarts in a row, `restarts` and `oom_kills` those since the last reset. `exit_code`, `signal` and `cause` (what
-    more is known of it) are the last main process's, which ended at `ended`. `reason` says why it is so. `scheduled`: a
-    job's time has come.
+    `cause` says what is wrong). `stopping` is when its stop began; `killed`: its tree was sent SIGKILL. `crashes`
+    counts failures in a row, `streak` restarts in a row, `restarts` and `oom_kills` those since the last reset.
+    `exit_code`, `signal` and `cause` (what more is known of it) are the last main process's, which ended at `ended`.
+    `reason` says why it is so. `scheduled`: a job's time has come.
     """
 
     status: str = is_.STOPPED
@@ -41,6 +41,7 @@ class State(Struct, frozen=True, gc=False):
     deadline: float | None = None
     then: str = ""
     killed: bool = False
+    stopping: float = 0.0
     restarts: int = 0
     crashes: int = 0
     streak: int = 0

@@ -276,7 +276,7 @@ def _restart(state: State, event: Restart, spec: Spec, now: float, roll: float) 
 
 def _stopping(state: State, then: str, spec: Spec, now: float) -> Step:
     deadline = now + spec.stop_timeout_ms / 1000.0
-    stopping = replace(state, status=is_.STOPPING, deadline=deadline, then=then, killed=False, reason="")
+    stopping = replace(state, status=is_.STOPPING, deadline=deadline, then=then, killed=False, reason="", stopping=now)
     return stopping, (Note("stopping"), SIGNAL)
 
 
@@ -292,7 +292,7 @@ def _start_after_stop(state: State, event: Event, spec: Spec, now: float, roll: 
 def _kill(state: State, event: Event, spec: Spec, now: float, roll: float) -> Step:
     if state.killed:
         return replace(state, deadline=now + KILL_AGAIN), (KILL,)
-    waited = now - ((state.deadline or now) - spec.stop_timeout_ms / 1000.0)
+    waited = now - (state.stopping or (state.deadline or now) - spec.stop_timeout_ms / 1000.0)
     return _killing(state, f"still there {waited:.1f} s after {signal_name(spec.stop_signal)}", now)
 
 

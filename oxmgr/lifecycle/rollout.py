@@ -13,15 +13,17 @@ DROP = "drop"
 
 class Rollout(Struct, frozen=True, gc=False):
     """The numbers of the instances whose turn comes, of those whose new one is `starting`, and of those whose old one
-    is `stopping`. `failed` says which new one did not come to do its work, and why."""
+    is `stopping`. `failed` says which new one did not come to do its work, and why; `held`: nothing has begun yet."""
 
     todo: tuple[int, ...]
     starting: tuple[int, ...] = ()
     stopping: tuple[int, ...] = ()
     failed: tuple[int, str] | None = None
+    held: bool = False
 
     @property
     def over(self) -> bool:
+        """What is `todo` and did not fail was not replaced."""
         return not (self.starting or self.stopping or (self.todo and self.failed is None))
 
 
@@ -32,8 +34,13 @@ is stopped."""
 Step = tuple[Rollout, tuple[Effect, ...]]
 
 
-def begin(numbers: "tuple[int, ...]", width: int) -> Step:
-    return _fill(Rollout(numbers), width)
+def hold(numbers: "tuple[int, ...]") -> Rollout:
+    """These are to be replaced, once something else is done."""
+    return Rollout(numbers, held=True)
+
+
+def begin(state: Rollout, width: int) -> Step:
+    return _fill(replace(state, held=False), width)
 
 
 def ready(state: Rollout, number: int, width: int) -> Step:
@@ -49,16 +56,27 @@ def down(state: Rollout, number: int, width: int) -> Step:
     return _fill(replace(state, stopping=tuple(one for one in state.stopping if one != number)), width)
 
 
-def failed(state: Rollout, number: int, why: str, width: int) -> Step:
+def failed(state: Rollout, number: int, why: str) -> Step:
     """The new one of that number does not come to do its work."""
     if number not in state.starting:
         return state, ()
+    return _end(state, number, why)
+
+
+def give_up(state: Rollout, why: str) -> Step:
+    """Somebody wants something else: what was replaced stays so."""
+    left = (*state.starting, *state.todo)
+    return _end(state, left[0], why) if left else (state, ())
+
+
+def _end(state: Rollout, number: int, why: str) -> Step:
     drop = tuple((DROP, one) for one in state.starting)
-    return replace(state, starting=(), failed=state.failed or (number, why)), drop
+    todo = (*state.starting, *state.todo)
+    return replace(state, todo=todo, starting=(), failed=state.failed or (number, why), held=False), drop
 
 
 def _fill(state: Rollout, width: int) -> Step:
-    if state.failed is not None:
+    if state.failed is not None or state.held:
         return state, ()
     room = max(1, width) - len(state.starting) - len(state.stopping)
     now, later = state.todo[:room] if room > 0 else (), state.todo[max(0, room) :]

@@ -179,7 +179,7 @@ class Progress(Struct, tag="progress"):
 
 
 class Change(Struct):
-    """What Apply does or would do to an app: `add`, `change`, `start`, `keep` or `delete`; `keys` are the ones
+    """What Apply does or would do to an app: `add`, `change`, `start`, `reload`, `keep` or `delete`; `keys` are those
     that differ."""
 
     app: str
@@ -415,9 +415,10 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     itself (a restart, a kill); 0 of one that is stopping: it may not have been told so yet. `then` is as in
     oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run` tells those apart that replace each other;
     `extra` are those that were replaced, and those that are to replace one and do not yet.
-    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none). `marks` are its log
-    files and where in each this run begins, while a line of it is waited for. `failures` counts the health checks in a
-    row that have failed.
+    `done_until` is the Unix time up to which the times of its schedule are done (0: it has none). `made` is the
+    fingerprint of the spec that it was started by (0: its app's). `status_text` is as in InstanceView. `marks` are its
+    log files and where in each this run begins, while a line of it is waited for. `failures` counts the health checks
+    in a row that have failed.
     """
 
     app: str
@@ -444,6 +445,8 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     done_until: float = 0.0
     marks: dict[str, int] = {}
     failures: int = 0
+    made: int = 0
+    status_text: str = ""
 
 
 Journaled = Boot | Observed

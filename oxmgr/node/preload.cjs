@@ -1,20 +1,22 @@
-// Loaded into Node apps before their own code (NODE_OPTIONS=--require), by oxmgr, for two things:
+// Loaded into Node apps before their own code (NODE_OPTIONS=--require), by oxmgr, for three things:
 //
 // - server.listen() takes the socket that oxmgr holds, when it asks for that very address. So nobody is refused while
 //   the app restarts, and several instances share one port with no process between.
 // - oxmgr is told when the app listens.
+// - An app that would die of its stop signal answers first what it was asked over HTTP.
 //
 // All else stays as it is: what does not match goes to Node's own listen(), errors included.
 //
 // OXMGR_LISTEN is `fd,fd,…:inode:backlog:address`, with | between them: several fds of the same socket, for a server
 // that is closed takes its fd with it. OXMGR_READY is `fd:inode` of a pipe that takes a newline. An fd is what it is
-// said to be when its inode is; a process that has not inherited it does without.
+// said to be when its inode is; a process that has not inherited it does without. OXMGR_STOP is the number of the signal.
 'use strict';
 
 const fs = require('fs');
 
 const LISTEN = 'OXMGR_LISTEN';
 const READY = 'OXMGR_READY';
+const STOP = 'OXMGR_STOP';
 
 function inodeOf(fd) {
   try {
@@ -55,6 +57,8 @@ if (held.length || ready) {
   const net = require('net');
   const childProcess = require('child_process');
   const taken = takenFds();
+
+  const watch = watchServers(net);
 
   patchListen(net);
   patchSpawn(childProcess);
@@ -135,6 +139,7 @@ if (held.length || ready) {
     const listen = net.Server.prototype.listen;
 
     function held_listen(...args) {
+      if (!this._handle) watch(this);
       const what = this._handle ? null : asked(args);
       // A worker of Node's own cluster asks its primary, and there this very function is asked.
       const found = what && !process.env.NODE_UNIQUE_ID ? find(what) : null;
@@ -184,6 +189,111 @@ if (held.length || ready) {
         // oxmgr has heard it already.
       }
     }
+  }
+
+  // --- the end ---
+
+  // Milliseconds: who has asked so recently may be about to ask again on the same connection. Closed now, it would meet
+  // that request on its way; so it is let be until then, and told by its next answer (RFC 9112, 9.6).
+  const LINGER = 1000;
+  const TICK = 20;
+
+  // A function that is told of each server before it listens. On the stop signal the HTTP servers end in order, if the
+  // app has no handler for it: no connection is taken any more, what was asked is answered, with `Connection: close`, and
+  // then the signal does what it would have done. An app that has a handler ends by itself; what it answers until then has
+  // that header too.
+  function watchServers(net) {
+    const constants = require('os').constants.signals;
+    const signal = Object.keys(constants).find((name) => constants[name] === Number(process.env[STOP]));
+    if (!signal || !require('worker_threads').isMainThread) return () => {};
+    const now = () => require('perf_hooks').performance.now();
+    const servers = new Map(); // and the connections of each, with the times when they asked last
+    const sessions = new Set(); // of HTTP/2
+    let stopping = false;
+    let ending = false;
+
+    function add(server) {
+      if (servers.has(server)) return;
+      if (typeof server.updateSettings === 'function') {
+        servers.set(server, new Map());
+        server.on('session', (session) => {
+          sessions.add(session);
+          session.once('close', () => sessions.delete(session));
+        });
+      } else if (server.keepAliveTimeout !== undefined) {
+        servers.set(server, watchHttp(server));
+      } else {
+        return;
+      }
+      if (servers.size === 1) hear();
+    }
+
+    function watchHttp(server) {
+      const asked = new Map();
+      const connected = (socket) => {
+        asked.delete(socket._parent); // TLS is on top of another one, which was there first
+        asked.set(socket, now());
+        socket.once('close', () => asked.delete(socket));
+      };
+      server.on('connection', connected);
+      if (typeof server.setSecureContext === 'function') server.on('secureConnection', connected);
+      server.on('request', (request) => {
+        if (asked.has(request.socket)) asked.set(request.socket, now());
+      });
+      return asked;
+    }
+
+    // Our handler is first, and nobody's business: there are those who end by the signal when theirs is the only one
+    // (signal-exit). Node itself has to count it, or it would let go of the signal with the last one of the app.
+    function hear() {
+      process.prependListener(signal, stop);
+      for (const method of ['listeners', 'rawListeners']) {
+        const inherited = process[method];
+        process[method] = function (name) {
+          return Reflect.apply(inherited, this, [name]).filter((one) => one !== stop);
+        };
+      }
+    }
+
+    function stop() {
+      if (!stopping) {
+        stopping = true;
+        for (const [server, asked] of servers) {
+          server.prependListener('request', (request, response) => lastAnswer(response));
+          for (const socket of asked.keys()) lastAnswer(socket._httpMessage);
+        }
+      }
+      if (ending || process.listenerCount(signal) > 1) return;
+      ending = true;
+      for (const server of servers.keys()) if (server.listening) Reflect.apply(net.Server.prototype.close, server, []);
+      for (const session of sessions) session.close();
+      setInterval(look, TICK);
+      look();
+    }
+
+    function lastAnswer(response) {
+      if (response && !response.headersSent) response.shouldKeepAlive = false;
+    }
+
+    function look() {
+      let left = sessions.size;
+      for (const asked of servers.values()) {
+        for (const [socket, time] of asked) {
+          if (socket._httpMessage ? !isEndless(socket._httpMessage) : now() < time + LINGER) left += 1;
+          else if (!socket._httpMessage) socket.destroy();
+        }
+      }
+      if (left) return;
+      process.removeListener(signal, stop);
+      process.kill(process.pid, signal);
+    }
+
+    function isEndless(response) {
+      // As it was sent: what is given to writeHead() is in no other place.
+      return /^content-type: *text\/event-stream/im.test(response._header);
+    }
+
+    return add;
   }
 
   // --- child processes ---

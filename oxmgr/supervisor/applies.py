@@ -6,18 +6,17 @@ from oxmgr.model import messages as m
 from oxmgr.model import status as is_
 from oxmgr.model.check import spec_error
 from oxmgr.model.graph import find_cycle
-from oxmgr.model.listen import shared_socket
+from oxmgr.model.listen import meet, shared_socket
 from oxmgr.model.logpaths import shared_logs
 from oxmgr.model.spec import NAME_LIMIT
 from oxmgr.supervisor.limits import not_enforceable
 from oxmgr.supervisor.outputs import plumbing
 from oxmgr.supervisor.plan import must_restart, plan
 from oxmgr.supervisor.rollouts import can_roll
+from oxmgr.supervisor.sockets import addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from oxmgr.model.spec import Limits, Spec
     from oxmgr.supervisor.fleet import Fleet
     from oxmgr.supervisor.instance import Instance
@@ -62,7 +61,8 @@ def check(fleet: "Fleet", logs: str, specs: "list[Spec]", *, prune: bool) -> Non
 
 def changes_of(fleet: "Fleet", request: m.Apply, desired: "dict[str, Spec]") -> list[m.Change]:
     idle = {one.app.spec.name for one in fleet if one.down and not is_finished(one)}
-    return plan(request.specs, desired, idle, prune=request.prune)
+    stale = {one.app.spec.name for one in fleet if one.stale or (request.reload and one.state.pid)}
+    return plan(request.specs, desired, idle, stale, prune=request.prune)
 
 
 def environ_for(fleet: "Fleet", spec: "Spec", environ: bytes) -> bytes:
@@ -94,9 +94,8 @@ class Work:
         self.stay: list[Instance] = []
 
 
-def put(fleet: "Fleet", outdated: "Container[Instance]", request: m.Apply, changes: list[m.Change]) -> Work:
-    """Put the specs of the request in force, and what they need no other process for. `outdated` run by an earlier spec
-    than their app's."""
+def put(fleet: "Fleet", request: m.Apply, changes: list[m.Change]) -> Work:
+    """Put the specs of the request in force, and what they need no other process for."""
     work = Work()
     for action in changes:
         if action.action == "delete" and action.app in fleet.apps:
@@ -105,6 +104,7 @@ def put(fleet: "Fleet", outdated: "Container[Instance]", request: m.Apply, chang
         before = fleet.apps[spec.name].spec if spec.name in fleet.apps else spec
         # What an earlier daemon left of an app that nothing was known of runs by nobody knows what.
         again = spec.name not in fleet.apps or must_restart(spec, before)
+        stale = {one for one in fleet if one.app.spec.name == spec.name and one.stale}
         app = fleet.put(spec, environ_for(fleet, spec, request.environ))
         for instance in app.instances.values():
             if instance.index >= spec.instances:
@@ -116,15 +116,25 @@ def put(fleet: "Fleet", outdated: "Container[Instance]", request: m.Apply, chang
                     work.start.append(instance)
             elif instance.state.status == is_.STOPPING and not instance.state.desired:
                 work.start.append(instance)
-            elif again or request.reload or instance in outdated:
+            elif again or instance in stale:
                 (work.roll if _rolls(instance, spec, before) else work.restart).append(instance)
+            elif request.reload:
+                (work.roll if rolls(instance) else work.restart).append(instance)
             else:
+                instance.born, instance.made = spec, app.made
                 fleet.launcher.connect(instance)
                 fleet.see_to(instance)
                 if spec.limits != before.limits:
                     work.limit.append((instance, before.limits))
         fleet.gate(app)
     return work
+
+
+def rolls(instance: "Instance") -> bool:
+    """Whether it is reloaded without a gap, or where two cannot run beside each other, after the others of its app."""
+    spec = instance.app.spec
+    several = spec.instances > 1 and not spec.schedule
+    return instance.state.status == is_.RUNNING and (can_roll(spec) or several)
 
 
 def _rolls(instance: "Instance", spec: "Spec", before: "Spec") -> bool:
@@ -134,4 +144,12 @@ def _rolls(instance: "Instance", spec: "Spec", before: "Spec") -> bool:
         and plumbing(spec) == plumbing(before)
         # Who shares a port with nobody keeps those from it who would share it.
         and spec.reuse_port == before.reuse_port
+        and not _overlap(spec, before)
     )
+
+
+def _overlap(spec: "Spec", before: "Spec") -> bool:
+    """Whether an address can only be had once one that it replaces is given up."""
+    had, wanted = addresses(before), addresses(spec)
+    places = {one.place for one in had}
+    return any(one.place not in places and meet(one, other) for one in wanted for other in had)

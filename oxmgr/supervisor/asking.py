@@ -110,9 +110,9 @@ class Asking:
     def _is_its_port(self) -> bool:
         """Whether a process of the instance has the socket that listens there."""
         pids = self._pids()
-        there = owners.listeners(os.getpid(), self._port)
+        there = owners.port_listeners(self._port)
         # Those of another network namespace, or where /proc hides them, cannot be looked at.
-        return not there or not owners.inodes(pids).isdisjoint(there)
+        return not there or owners.has_any(pids, there)
 
     def _is_its_answer(self) -> bool:
         """Whether one of its processes has accepted this connection. When it is over already, by who listens."""
@@ -120,8 +120,8 @@ class Asking:
             local, remote = self._socket.getsockname()[:2], self._socket.getpeername()[:2]
         except OSError:
             return self._is_its_port()
-        inode = owners.answerer(os.getpid(), local, remote)
-        return inode in owners.inodes(self._pids()) if inode else self._is_its_port()
+        inode = owners.answerer(local, remote)
+        return owners.has_any(self._pids(), {inode}) if inode else self._is_its_port()
 
     def _end(self, why: str) -> None:
         if self._timer.callback is None and not self._registered and self._socket.fileno() < 0:

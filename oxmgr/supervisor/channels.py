@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BUDGET = 64 * 1024
 """Bytes of one app for a wake-up."""
+WAKES = 8
+"""Of one app for each PAUSE: who sends little at a time, and all the time, would have us woken by each."""
 PAUSE = 0.05
 """Seconds before who has sent more is heard again."""
 READY = b'"ready"'
@@ -73,6 +75,8 @@ class NodeChannel:
         self._socket = socket(fileno=fd)
         self._said = said
         self._begun = b""
+        self._since = 0.0
+        self._wakes = 0
         self._pause: Timer | None = None
         loop.add(fd, READ, self._on_ready)
 
@@ -103,9 +107,13 @@ class NodeChannel:
         *lines, rest = (self._begun + data).split(b"\n")
         # Of a line that is longer than what is looked for, nobody needs to know more.
         self._begun = rest[: len(READY) + 1]
-        if len(data) == BUDGET:
+        now = time.monotonic()
+        if now >= self._since + PAUSE:
+            self._since, self._wakes = now, 0
+        self._wakes += 1
+        if len(data) == BUDGET or self._wakes == WAKES:
             self._loop.change(self._socket.fileno(), 0)
-            self._pause = self._loop.at(time.monotonic() + PAUSE, self._go_on)
+            self._pause = self._loop.at(now + PAUSE, self._go_on)
         if READY in lines:
             self._said()
 

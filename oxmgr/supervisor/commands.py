@@ -6,16 +6,16 @@ import time
 from oxmgr import __version__
 from oxmgr.lifecycle.events import Reset, Restart, Stop
 from oxmgr.model import messages as m
-from oxmgr.model import status as is_
 from oxmgr.model.check import NUMBERS
 from oxmgr.model.codec import replace
 from oxmgr.model.signals import signal_name
+from oxmgr.model.spec import Spec
 from oxmgr.model.targets import selects
 from oxmgr.supervisor import process
-from oxmgr.supervisor.applies import Refusal, changes_of, check, environ_for, is_finished, put
+from oxmgr.supervisor.applies import Refusal, changes_of, check, environ_for, is_finished, put, rolls
 from oxmgr.supervisor.feed import Feed
 from oxmgr.supervisor.handover import PROGRAM_WORDS
-from oxmgr.supervisor.rollouts import Rollouts, can_roll
+from oxmgr.supervisor.rollouts import Rollouts
 from oxmgr.supervisor.waiting import DOWN, GONE, UP, Waiter, Waiting
 
 TYPE_CHECKING = False
@@ -110,6 +110,10 @@ class Commands:
     # --- apply ---
 
     def _apply(self, request: m.Apply, client: "Client") -> None:
+        self._apply_by(request, client, lambda desired: request.specs)
+
+    def _apply_by(self, request: m.Apply, client: "Client", specs: "Callable[[dict[str, Spec]], list[Spec]]") -> None:
+        """`specs` says what is asked for, from what is desired by then."""
         check(self._fleet, self._places.logs, request.specs, prune=request.prune)
         if request.reload:
             self._refuse_when_rolling(spec.name for spec in request.specs)
@@ -118,12 +122,14 @@ class Commands:
             return
         self._refuse_when_ending()
         changed = self._changes(request)
-        self._refuse_when_rolling(one.app for one in changed if one.action == "change")
+        self._refuse_when_rolling(one.app for one in changed if one.action in ("change", "reload"))
         changes: list[m.Change] = []
 
         def change(draft: "Draft") -> None:
             # By what is desired, which is ahead of what is there by the changes that are being saved.
-            changes[:] = changes_of(self._fleet, request, {name: app.spec for name, app in draft.apps.items()})
+            desired = {name: app.spec for name, app in draft.apps.items()}
+            request.specs = specs(desired)
+            changes[:] = changes_of(self._fleet, request, desired)
             for action in changes:
                 if action.action == "delete":
                     draft.drop(action.app)
@@ -141,7 +147,7 @@ class Commands:
 
     def _carry_out(self, request: m.Apply, changes: list[m.Change], client: "Client") -> None:
         """What was asked is desired. Now it is made true."""
-        work = put(self._fleet, self._rollouts.outdated, request, changes)
+        work = put(self._fleet, request, changes)
         for spec, action in zip(request.specs, changes, strict=False):
             if action.action in ("add", "change"):
                 kind = "added" if action.action == "add" else "changed"
@@ -149,7 +155,7 @@ class Commands:
         self._leave(work.leave)
         self._fleet.turns.bring_down(work.restart, Restart())
         self._fleet.turns.start(work.start)
-        goals = dict.fromkeys(work.leave, GONE)
+        goals = self._goals(work.leave, GONE)
         goals.update((one, UP) for one in work.stay if not (one.down and is_finished(one)) and one not in work.roll)
         self._fleet.change_limits(work.limit, lambda: self._wait(client, goals, work.stay, changes, rolls=work.roll))
 
@@ -157,13 +163,20 @@ class Commands:
         app = self._fleet.apps.get(request.app)
         if app is None:
             raise Refusal(f"there is no app {request.app}: see oxmgr list", m.NO_SUCH_APP)
-        count = request.instances + (app.spec.instances if request.relative else 0)
-        if not 1 <= count <= INSTANCES_LIMIT:
+
+        def count(spec: Spec) -> int:
+            return request.instances + (spec.instances if request.relative else 0)
+
+        def scaled(desired: dict[str, Spec]) -> list[Spec]:
+            spec = desired.get(request.app)
+            return [] if spec is None else [replace(spec, instances=min(max(1, count(spec)), INSTANCES_LIMIT))]
+
+        if not 1 <= count(app.spec) <= INSTANCES_LIMIT:
             raise Refusal(
-                f"{request.app} cannot have {count} instances, but 1 to {INSTANCES_LIMIT}: "
+                f"{request.app} cannot have {count(app.spec)} instances, but 1 to {INSTANCES_LIMIT}: "
                 "to have none, stop or delete it"
             )
-        self._apply(m.Apply([replace(app.spec, instances=count)], app.environ), client)
+        self._apply_by(m.Apply(scaled({request.app: app.spec}), app.environ), client, scaled)
 
     # --- act ---
 
@@ -172,7 +185,13 @@ class Commands:
         if act is None:
             raise Refusal(f"{request.verb!r} is nothing that can be done: {', '.join(_VERBS)}")
         self._refuse_when_ending()
-        act(self, self._select(request.targets), request, client)
+        chosen = self._select(request.targets)
+        if request.verb != "delete":
+            going = [one for one in chosen if one.leaving]
+            if going and len(going) == len(chosen):
+                raise Refusal(f"{going[0].name} is being deleted: wait until it is, or apply it again", m.FAILED)
+            chosen = [one for one in chosen if one not in going]
+        act(self, chosen, request, client)
 
     def _start(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         environs = {one.app.spec.name: one.app.environ for one in chosen}
@@ -207,11 +226,11 @@ class Commands:
 
     def _reload(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         self._refuse_when_rolling(one.app.spec.name for one in chosen)
-        rolls = [one for one in chosen if one.state.status == is_.RUNNING and can_roll(one.app.spec)]
-        others = [one for one in chosen if one not in rolls]
+        roll = [one for one in chosen if rolls(one)]
+        others = [one for one in chosen if one not in roll]
         self._fleet.turns.start([one for one in others if not one.state.pid])
         self._fleet.turns.bring_down([one for one in others if one.state.pid], Restart())
-        self._save_and_wait(others, True, UP, client, shown=chosen, rolls=rolls)
+        self._save_and_wait(others, True, UP, client, shown=chosen, rolls=roll)
 
     def _refuse_when_rolling(self, names: "Iterable[str]") -> None:
         for name in names:
@@ -235,9 +254,17 @@ class Commands:
         """For what is done at once: nobody who stops an app waits for a disk first."""
         self._commit(
             lambda draft: _want(draft, shown or chosen, running),
-            lambda error: self._wait(client, dict.fromkeys(chosen, goal), shown or chosen, rolls=rolls),
+            lambda error: self._wait(client, self._goals(chosen, goal), shown or chosen, rolls=rolls),
             client,
         )
+
+    def _goals(self, chosen: "Iterable[Instance]", goal: str) -> "dict[Instance, str]":
+        """Also for those that they have replaced, when nothing of them is to be left."""
+        goals = dict.fromkeys(chosen, goal)
+        if goal != UP:
+            numbers = {(one.app, one.index) for one in goals}
+            goals.update((one, goal) for one in self._fleet.extras if (one.app, one.index) in numbers)
+        return goals
 
     def _delete(self, chosen: "list[Instance]", request: m.Act, client: "Client") -> None:
         specs = {one.app.spec.name: one.app.spec for one in chosen}
@@ -253,7 +280,7 @@ class Commands:
             apps = [self._fleet.apps[name] for name in specs if name in self._fleet.apps]
             leave = [one for app in apps for one in app.instances.values()]
             self._leave(leave)
-            self._wait(client, dict.fromkeys(leave, GONE), [])
+            self._wait(client, self._goals(leave, GONE), [])
 
         self._commit(drop, saved, client)
 

@@ -1,9 +1,11 @@
 """Has rotated log files compressed: by a helper of the lowest priority, one at a time, so that it takes no more than
 one CPU from anybody and only when nobody else wants it."""
 
+import errno
 import os
 import time
 
+from oxmgr.supervisor.folders import open_folder
 from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
 
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 HELPER = "compress"
 NICE = 19
 AGAIN = 60.0
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What keeps a folder from being opened for a while."""
 FILES = 64
-"""At most so many for one helper."""
+"""At most so many for one helper, of one folder."""
 
 
 class Compressor:
@@ -27,48 +31,55 @@ class Compressor:
         self._loop = loop
         self._say = say
         self._queue: dict[str, None] = {}
+        self._folder = ""
         self._running: tuple[int, int] | None = None
         self._said = b""
         self._later: Timer | None = None
 
     def add(self, files: list[str]) -> None:
         self._queue.update(dict.fromkeys(files))
-        if self._running is None:
-            self._start()
+        self._start()
 
     def _start(self) -> None:
-        files = list(self._queue)[:FILES]
+        while self._queue and self._running is None and self._later is None:
+            self._start_one()
+
+    def _start_one(self) -> None:
+        """On files of one folder, which the helper gets by its fd."""
+        self._folder = next(iter(self._queue)).rpartition("/")[0]
+        files = [file for file in self._queue if file.rpartition("/")[0] == self._folder][:FILES]
         for file in files:
             del self._queue[file]
+        names = [file.rpartition("/")[2] for file in files]
+        fds: list[int] = []
         try:
-            reading, said = os.pipe2(os.O_CLOEXEC)
-            null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            fds.append(open_folder(self._folder))
+            fds += os.pipe2(os.O_CLOEXEC)
+            fds.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+            within, reading, said, null = fds
+            _, pidfd = start_helper(HELPER, [str(os.getpid()), *names], [null, said, null, within], nice=NICE)
+            fds.remove(reading)
         except OSError as error:
-            self._try_later(files, error)
-            return
-        try:
-            _, pidfd = start_helper(HELPER, [str(os.getpid()), *files], [null, said, null], nice=NICE)
-        except OSError as error:
-            os.close(reading)
-            self._try_later(files, error)
+            if fds or error.errno in PASSING:
+                self._try_later(files, error)
+            else:
+                self._say(f"not compressed: {files[0]}: {error.strerror}")
             return
         finally:
-            os.close(said)
-            os.close(null)
+            for fd in fds:
+                os.close(fd)
         self._running = reading, pidfd
         self._said = b""
         self._loop.add(reading, READ, self._on_said)
 
     def _try_later(self, files: list[str], error: OSError) -> None:
         self._queue = {**dict.fromkeys(files), **self._queue}
-        if self._later is None:
-            self._say(f"{files[0]}: it is not compressed yet: {error.strerror}")
-            self._later = self._loop.at(time.monotonic() + AGAIN, self._start_again)
+        self._say(f"{files[0]}: it is not compressed yet: {error.strerror}")
+        self._later = self._loop.at(time.monotonic() + AGAIN, self._start_again)
 
     def _start_again(self) -> None:
         self._later = None
-        if self._queue and self._running is None:
-            self._start()
+        self._start()
 
     def _on_said(self, _: int) -> None:
         if self._running is None:
@@ -77,11 +88,10 @@ class Compressor:
         self._said += data
         *lines, self._said = self._said.split(b"\n")
         for line in lines:
-            self._say(f"not compressed: {os.fsdecode(line)}")
+            self._say(f"not compressed: {self._folder}/{os.fsdecode(line)}")
         if not data:
             self._let_go()
-            if self._queue:
-                self._start()
+            self._start()
 
     def _let_go(self) -> None:
         if self._running is None:

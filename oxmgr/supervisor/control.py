@@ -205,7 +205,12 @@ class Client:
             self._drop(f"not a message: {error}")
             return
         if hello.protocol != PROTOCOL:
-            self.send(Failed(f"this daemon is oxmgr {__version__} and you are {hello.version}: restart the daemon"))
+            self.send(
+                Failed(
+                    f"this daemon is oxmgr {__version__} and you are {hello.version}, which do not understand "
+                    f"each other: kill -9 {os.getpid()}, and its guard starts what is installed; apps run on"
+                )
+            )
             self._drop(f"it speaks protocol {hello.protocol}")
             return
         self._known = True

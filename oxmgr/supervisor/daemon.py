@@ -1,5 +1,6 @@
 """The daemon, from its first instruction to its last."""
 
+import errno
 import fcntl
 import os
 import sys
@@ -83,11 +84,14 @@ def main(options: dict[str, str]) -> int:
         runtime = _runtime(options, guard)
         _make_run_folder(places, int(options.get("group", "-1")))
         lock = _take_lock(places, guard, int(options.get("lock", "-1")))
+        notes = Notes(places.notes)
+        if runtime is None or not runtime.fresh:
+            notes.end_unbegun()
         state_lock = _lock_state(places)
         hold = told >= 0 and options.get("hold") == "1"
-        run = _set_up(places, options, lock, state_lock, log, guard, runtime, hold=hold)
+        run = _set_up(places, options, lock, state_lock, log, guard, notes, runtime, hold=hold)
     except (OSError, ValueError, CannotStart, Refusal) as error:
-        why = str(error) if not isinstance(error, OSError) else f"{error.filename or 'start'}: {error.strerror}"
+        why = _why_not(error) if isinstance(error, OSError) else str(error)
         _tell(told, f"the daemon cannot start: {why}")
         if isinstance(error, Busy):
             guard.end(1)
@@ -96,6 +100,14 @@ def main(options: dict[str, str]) -> int:
     guard.forget("told")
     guard.answers()
     return run()
+
+
+def _why_not(error: OSError) -> str:
+    why = f"{error.filename or 'start'}: {error.strerror}"
+    if error.errno != errno.EMFILE:
+        return why
+    allowed = getrlimit(RLIMIT_NOFILE)[0]
+    return f"{why}: it may have {allowed}; raise the limit, with `ulimit -n` or LimitNOFILE= of its service"
 
 
 class CannotStart(Exception):
@@ -113,6 +125,7 @@ def _set_up(
     state_lock: int,
     log: Log,
     guard: Guard,
+    notes: Notes,
     runtime: "Runtime | None",
     *,
     hold: bool,
@@ -143,7 +156,6 @@ def _set_up(
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     trees.guard = lambda: guard.pid if guard.fd >= 0 else 0
-    notes = Notes(places.notes)
     outputs = Outputs(loop, places, background, log, guard)
     events.heard = Alerting(loop, messenger, outputs.files).hear
     endpoints = Endpoints(loop, places, guard, trees, log)
@@ -336,7 +348,9 @@ def _hold(places: Places, fd: int) -> int:
             continue
         os.close(fd)
         home = places.home or places.state
-        raise Busy(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
+        # What a daemon has left that is dead says nothing of whether there is another.
+        kind = Busy if not holder.isdecimal() or _lives(int(holder)) else CannotStart
+        raise kind(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
     _sign(fd)
     return fd
 

@@ -85,11 +85,19 @@ class Endpoints:
         say: "Callable[[str], object]",
     ) -> None:
         self.send: Callable[[Instance, Event], object] = lambda instance, event: None
+        self.save: Callable[[Instance], object] = lambda instance: None
         self.sockets = Sockets(guard, trees.pids)
         self._loop = loop
         self._places = places
         self._guard = guard
-        self._shared = Shared(loop, guard, trees, lambda instance, event: self.send(instance, event), say)
+        self._shared = Shared(
+            loop,
+            guard,
+            trees,
+            lambda instance, event: self.send(instance, event),
+            say,
+            lambda instance: self.save(instance),
+        )
         self._preload = Preload(places)
 
     # --- a start ---
@@ -196,6 +204,7 @@ class Endpoints:
             instance.warnings.append(f"Node cannot take its sockets by itself: {why}")
             return
         passed.env["NODE_OPTIONS"] = self._preload.options(path, spec, instance.app.environ)
+        passed.env["OXMGR_STOP"] = str(spec.stop_signal)
         rows = []
         for number, (one, address) in enumerate(zip(held, addresses(spec), strict=True)):
             spare = min(SPARE, SPARE_MOST // len(held))

@@ -35,6 +35,7 @@ from oxmgr.supervisor.chores import Chores
 from oxmgr.supervisor.exits import Exits
 from oxmgr.supervisor.hooks import HookRunner
 from oxmgr.supervisor.instance import App, Instance
+from oxmgr.supervisor.plan import fingerprint
 from oxmgr.supervisor.probes import Probes
 from oxmgr.supervisor.process import write_stdin
 from oxmgr.supervisor.schedules import Schedules
@@ -90,8 +91,10 @@ class Fleet:
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send
         launcher.endpoints.send = self.send
+        launcher.endpoints.save = lambda instance: journal.add(observed(instance))
         self.probes.held = launcher.endpoints.sockets.inodes
         launcher.beside = self._beside
+        launcher.endpoints.sockets.extras = lambda app: [one for one in self.extras if one.app is app]
         self.extras: dict[Instance, None] = {}
         self.turns = Turns(self, loop)
         self.exits = Exits(self, loop)
@@ -117,7 +120,7 @@ class Fleet:
         app = self.apps.get(spec.name)
         if app is None:
             app = self.apps[spec.name] = App(spec, environ)
-        app.spec, app.environ = spec, environ
+        app.spec, app.environ, app.made = spec, environ, fingerprint(spec)
         for index in range(spec.instances):
             instance = app.instances.get(index)
             if instance is None:
@@ -389,7 +392,7 @@ class Fleet:
 
     def gate(self, app: App) -> None:
         """Look whether those of it that wait for something may start."""
-        for instance in list(app.instances.values()):
+        for instance in [one for one in self.everything() if one.app is app]:
             if instance.state.status == is_.WAITING and instance.state.deadline is None:
                 why = unmet(app.spec, self.dependencies(app.spec))
                 self.send(instance, Go() if why is None else Hold(why))

@@ -10,6 +10,7 @@ from oxmgr.model.messages import Journaled, Saved
 from oxmgr.model.records import Newer, read_records
 from oxmgr.supervisor import guard as guards
 from oxmgr.supervisor import native
+from oxmgr.supervisor.health import refusal
 from oxmgr.supervisor.helper import end_helper
 from oxmgr.supervisor.loop import READ
 
@@ -257,7 +258,9 @@ def check(places: "Places") -> str:
                 decoder.decode(payload)
         except FileNotFoundError:
             continue
-        except (Newer, DecodeError) as error:
+        except Newer as error:
+            return str(refusal(path, error))
+        except DecodeError as error:
             return f"{path}: {error}"
         except OSError as error:
             return f"{path}: {error.strerror}"

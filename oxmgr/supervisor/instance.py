@@ -27,21 +27,37 @@ class Instance:
 
     Trees': `session` is the number of its last main process, whose session its tree is in; `foreign`: that process was
     an earlier daemon's child. The launcher's: `cgroup` is its folder or "", `limited` what that folder has of limits,
-    `worn`: it is to be made anew before the next start, under a number (`generation`) when the old
-    one will not go, `ooms` what its memory.events said last, `network` an fd of its private namespace or -1,
-    `pending`: a start is being prepared, `prepared`: what is run before it has been, `spawning` is the child that a
-    thread makes, `outputs` what its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `unstarted`
-    the exit code that stands for a start that failed, or 0, `warnings` what of its spec this host does not hold,
-    `marks` where in its log files this run begins, `ends` our ends of what else it was born with. The fleet's: the
-    others; `extra`: it is not the one that users see, but one that it has replaced, or that is to replace it; `gone`:
-    it was removed; `stuck` is why it cannot be killed, or ""; `failures` are those of its health check in a row; `untold`: it
-    is to stop, and has not had the stop signal yet.
+    `worn`: it is to be made anew before the next start, under a number (`generation`) when the old one will not go,
+    `ooms` what its memory.events said last, `network` an fd of its private namespace or -1, `pending`: a start is being
+    prepared, `prepared`: what is run before it has been, `spawning` is the child that a thread makes, `outputs` what
+    its fds 1 and 2 go to, one for both or one each (`wired`: by that spec), `unstarted` the exit code that stands for a
+    start that failed, or 0, `warnings` what of its spec this host does not hold, `marks` where in its log files this
+    run begins, `born` the spec that this run was started by (None: an earlier one than its app's, which is not known
+    any more) and `made` its fingerprint (oxmgr.supervisor.plan), `ends` our ends of what else it was born with,
+    `status_text` its last STATUS (oxmgr.supervisor.notify). The fleet's: the others; `extra`: it is not the one that
+    users see, but one that it has replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot
+    be killed, or ""; `failures` are those of its health check in a row; `untold`: it is to stop, and has not had the
+    stop signal yet.
     """
 
     __slots__ = (
-        *("app", "cgroup", "ends", "foreign", "generation", "gone", "index", "leaving", "limited", "marks", "network"),
+        *(
+            "app",
+            "born",
+            "cgroup",
+            "ends",
+            "foreign",
+            "generation",
+            "gone",
+            "index",
+            "leaving",
+            "limited",
+            "marks",
+            "network",
+        ),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "failures", "prepared", "run", "timer", "unstarted", "untold", "warnings", "wired", "worn"),
+        *("extra", "failures", "made", "prepared", "run", "status_text", "timer", "unstarted", "untold", "warnings"),
+        *("wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -64,8 +80,11 @@ class Instance:
         self.spawning: Child | None = None
         self.stuck = ""
         self.ends: Ends | None = None
+        self.status_text = ""
         self.outputs: tuple[Output | Direct, ...] = ()
         self.wired: Spec | None = None
+        self.born: Spec | None = None
+        self.made = 0
         self.unstarted = 0
         self.warnings: list[str] = []
         self.marks: dict[str, int] = NO_MARKS
@@ -97,21 +116,28 @@ class Instance:
         return self.app.spec.name, self.index, self.run
 
     @property
+    def stale(self) -> bool:
+        """Whether it runs by an earlier spec than its app's, which needs another process."""
+        return self.state.pid > 0 and self.made != self.app.made
+
+    @property
     def down(self) -> bool:
         return self.state.status in is_.DOWN
 
 
 class App:
-    """`environ` is what its starter had, as NUL-terminated `KEY=value`; `alerting` what was told of its troubles.
-    `troubles`: what of its spec does not work now, by the key that asks for it. The schedules': `done_until` is the
-    Unix time up to which its times are done (0: none yet), `next_run` the next one, as far as it is known. `sockets`
-    are those that are held for it, by place and owner (oxmgr.supervisor.sockets), or None."""
+    """`environ` is what its starter had, as NUL-terminated `KEY=value`; `alerting` what was told of its troubles,
+    `made` the fingerprint of its spec. `troubles`: what of its spec does not work now, by the key that asks for it. The
+    schedules': `done_until` is the Unix time up to which its times are done (0: none yet), `next_run` the next one, as
+    far as it is known. `sockets` are those that are held for it, by place and owner (oxmgr.supervisor.sockets), or
+    None."""
 
-    __slots__ = ("alerting", "done_until", "environ", "instances", "next_run", "sockets", "spec", "troubles")
+    __slots__ = ("alerting", "done_until", "environ", "instances", "made", "next_run", "sockets", "spec", "troubles")
 
     def __init__(self, spec: Spec, environ: bytes) -> None:
         self.spec = spec
         self.environ = environ
+        self.made = 0
         self.instances: dict[int, Instance] = {}
         self.alerting = NOTHING
         self.troubles: dict[str, str] = {}

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 RESERVED = 16
 """File descriptors that starts leave for clients and for files."""
+TAKEN_RETRY = 0.02
 SPAWN_PATIENCE = 10.0
 """Seconds for a child to execute, when that may be hindered."""
 
@@ -105,6 +106,10 @@ class Launcher:
 
     def _find_holder(self, instance: "Instance", taken: Taken) -> None:
         """Who has the address that it wants: a look at all processes, so not here."""
+        if any(one.state.status == is_.STOPPING for one in instance.app.instances.values()):
+            # Those that have it in the other way, of `reuse_port`, until they have ended.
+            self._loop.at(time.monotonic() + TAKEN_RETRY, lambda: self._on_prepared(instance, ""))
+            return
         own = owner_of(taken.address, self._trees.apps.values())
         found: list[str] = [own] if own else []
 
@@ -145,6 +150,7 @@ class Launcher:
 
     def _start(self, instance: "Instance") -> Event | None:
         spec = instance.app.spec
+        instance.born, instance.made = spec, instance.app.made
         wrong = self._enter(instance)
         if wrong and spec.limits.required:
             return SpawnFailed(_required(instance, wrong), final=True)

@@ -5,6 +5,7 @@ import os
 import time
 
 from oxmgr.model.codec import replace
+from oxmgr.supervisor.folders import names_in, open_folder
 from oxmgr.supervisor.native import BLOCK, CRI, JSON, RAW, Formatter
 from oxmgr.supervisor.rawlog import open_log
 from oxmgr.supervisor.spool import Block, Spool
@@ -156,10 +157,9 @@ class LineLog(Spooled):
         file.open()
         if file.inode == block.inode and os.fstat(file.fd).st_size >= block.offset:
             return file.fd, block
-        renamed = _find_inode(os.path.dirname(file.path), block.inode) if file.inode != block.inode else None
-        if renamed is not None:
+        if file.inode != block.inode:
             try:
-                fd = open_log(renamed)
+                fd = _open_inode(os.path.dirname(file.path), block.inode)
             except OSError:
                 # What was written of the block there stays, and is there twice.
                 fd = -1
@@ -180,10 +180,17 @@ def stamp(time_ns: int) -> bytes:
     return time.strftime(f"%Y-%m-%dT%H:%M:%S.{rest:09}Z", time.gmtime(seconds)).encode()
 
 
-def _find_inode(folder: str, inode: int) -> str | None:
-    """The file in that folder that has it."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.inode() == inode and entry.is_file(follow_symlinks=False):
-                return entry.path
-    return None
+def _open_inode(folder: str, inode: int) -> int:
+    """The file in that folder that has it, to write to; -1 when there is none. OSError."""
+    within = open_folder(folder)
+    try:
+        for name in names_in(within):
+            try:
+                is_it = os.stat(name, dir_fd=within, follow_symlinks=False).st_ino == inode
+            except FileNotFoundError:
+                continue
+            if is_it:
+                return open_log(within, name)
+    finally:
+        os.close(within)
+    return -1

@@ -6,24 +6,37 @@ import time
 from _bisect import bisect_right
 
 from oxmgr.model.logindex import ENTRY_SIZE, HEAD_SIZE, SUFFIX, head_inode, pack_entry, pack_head
-from oxmgr.supervisor.archive import rotated_files
+from oxmgr.supervisor.archive import rotated_names
+from oxmgr.supervisor.folders import open_file, open_folder
 
 ENTRY_EVERY_NS = 5_000_000
 """Lines that come within this time share an entry, so that the index of an app that prints all the time stays small."""
-MODE = 0o640
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_APPEND | os.O_NONBLOCK
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND
 
 
 def first_line_ns(log: str) -> int:
     """When the first line came of a log that is not open, as far as that is known; 0 when it has none."""
+    folder, _, name = log.rpartition("/")
     try:
-        found = os.stat(log, follow_symlinks=False)
+        within = open_folder(folder)
+    except OSError:
+        return 0
+    try:
+        return _first_line_ns(within, name)
+    finally:
+        os.close(within)
+
+
+def _first_line_ns(within: int, name: str) -> int:
+    try:
+        found = os.stat(name, dir_fd=within, follow_symlinks=False)
     except OSError:
         return 0
     if not found.st_size:
         return 0
     try:
-        with open(f"{log}{SUFFIX}", "rb", 0) as file:
+        fd = open_file(within, f"{name}{SUFFIX}", os.O_RDONLY)
+        with open(fd, "rb", 0) as file:
             data = file.read(HEAD_SIZE + ENTRY_SIZE)
     except OSError:
         data = b""
@@ -34,26 +47,26 @@ def first_line_ns(log: str) -> int:
 class Times:
     """Of the log at `path`. `first_ns` is when its first line came, 0 when that is not known."""
 
-    __slots__ = ("_fd", "_log", "_noted_ns", "first_ns")
+    __slots__ = ("_fd", "_name", "_noted_ns", "first_ns")
 
     def __init__(self, path: str) -> None:
-        self._log = path
+        self._name = path.rpartition("/")[2]
         self._fd = -1
         self._noted_ns = 0
         self.first_ns = 0
 
-    def open(self, inode: int, size: int) -> None:
-        """For a file that has this inode and size. An index that is another file's goes to that, if a kill has come
-        between the renames of a rotation; one that is ahead of its file or torn is cut."""
+    def open(self, within: int, inode: int, size: int) -> None:
+        """In the log's folder, for a file that has this inode and size. An index that is another file's goes to that,
+        if a kill has come between the renames of a rotation; one that is ahead of its file or torn is cut."""
         self.first_ns = self._noted_ns = 0
-        path = f"{self._log}{SUFFIX}"
+        name = f"{self._name}{SUFFIX}"
         try:
-            self._fd = _open(path)
+            self._fd = open_file(within, name, _FLAGS)
             whose = head_inode(os.pread(self._fd, HEAD_SIZE, 0))
             if whose is not None and whose != inode:
                 self.close()
-                self._give_back(path, whose)
-                self._fd = _open(path)
+                self._give_back(within, name, whose)
+                self._fd = open_file(within, name, _FLAGS)
                 whose = None
             if whose is None:
                 self.start(inode)
@@ -62,15 +75,15 @@ class Times:
         except OSError:
             self.close()
 
-    def _give_back(self, path: str, inode: int) -> None:
-        for rotated in rotated_files(self._log):
+    def _give_back(self, within: int, name: str, inode: int) -> None:
+        for rotated in rotated_names(within, self._name):
             try:
-                if os.stat(rotated).st_ino == inode:
-                    os.rename(path, f"{rotated}{SUFFIX}")
+                if os.stat(rotated, dir_fd=within, follow_symlinks=False).st_ino == inode:
+                    os.rename(name, f"{rotated}{SUFFIX}", src_dir_fd=within, dst_dir_fd=within)
                     return
             except OSError:
                 continue
-        os.unlink(path)
+        os.unlink(name, dir_fd=within)
 
     def _cut(self, size: int) -> None:
         """To the entries of bytes that are there."""
@@ -112,12 +125,3 @@ class Times:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _open(path: str) -> int:
-    """With the rights of the log beside it, whatever the daemon's umask is."""
-    fd = os.open(path, _FLAGS, MODE)
-    found = os.fstat(fd)
-    if not found.st_size and found.st_uid == os.geteuid():
-        os.fchmod(fd, MODE)
-    return fd

@@ -54,9 +54,10 @@ _NOT_EXECUTED = 0x40
 class Start:
     """One that nobody has written down: `since` is the earliest that it can have begun, in clock ticks after boot."""
 
-    __slots__ = ("pid", "seen", "since")
+    __slots__ = ("at", "pid", "seen", "since")
 
-    def __init__(self, pid: int, since: int, seen: Observed) -> None:
+    def __init__(self, at: int, pid: int, since: int, seen: Observed) -> None:
+        self.at = at
         self.pid = pid
         self.since = since
         self.seen = seen
@@ -99,7 +100,7 @@ class Notes:
         self._ends = [(words[4 * i], words[4 * i + 1], moments[2 * i + 1]) for i in range(ENDS_MOST) if words[4 * i]]
         last = max(range(ENDS_MOST), key=lambda i: moments[2 * i + 1])
         native.note_ends(self._fd, ENDS, ENDS_MOST, (last + 1) % ENDS_MOST)
-        found = [_start_of(data[at : at + SLOT]) for at in range(SLOT, ENDS, SLOT)]
+        found = [_start_of(data[at : at + SLOT], at) for at in range(SLOT, ENDS, SLOT)]
         self.starts = [one for one in found if one is not None]
 
     def end(self, pid: int, ticks: int) -> int | None:
@@ -108,6 +109,15 @@ class Notes:
         # Until it was reaped, its number was no other's.
         found = [(when, status) for one, status, when in self._ends if one == pid and when >= ticks * _TICK]
         return min(found)[1] if found else None
+
+    def end_unbegun(self) -> None:
+        """End those that have not come to execute their program, and never will then: they are no starts. Each holds
+        what the earlier daemon held, its locks too. OSError when one cannot be looked at."""
+        for one in list(self.starts):
+            if _is_ended_unbegun(one):
+                # At once: should we not come up, whoever comes after us must not take it for a run that was killed.
+                self.starts.remove(one)
+                self._write(_NOTHING, one.at)
 
     # --- our own ---
 
@@ -192,14 +202,14 @@ def _record(seen: Observed) -> bytes:
     return data if len(data) <= SLOT - _RECORD else record(encode(replace(seen, reason="", cgroup="", marks={})))
 
 
-def _start_of(slot: bytes) -> Start | None:
+def _start_of(slot: bytes, at: int) -> Start | None:
     pid = int.from_bytes(slot[:4], byteorder, signed=True)
     try:
         payloads, _, _ = read_records(KIND, file_header(KIND) + slot[_RECORD:])
         seen = Decoder(Observed).decode(payloads[0]) if payloads and pid > 0 else None
     except (Newer, *UNREADABLE):
         return None
-    return None if seen is None else Start(pid, int.from_bytes(slot[8:16], byteorder) // _TICK, seen)
+    return None if seen is None else Start(at, pid, int.from_bytes(slot[8:16], byteorder) // _TICK, seen)
 
 
 # --- what an earlier daemon had no time for ---
@@ -213,8 +223,6 @@ def complete(past: "Past", notes: Notes, cgroups: "Cgroups", guard: "Guard") -> 
         if any((one.app, one.index, one.run, one.pid) == (*start.owner, start.pid) for one in known):
             continue
         ticks = _began(start, cgroups, guard)
-        if ticks is None:
-            continue
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks * _TICK / 1e9
         seen = replace(seen, pid=start.pid, ticks=ticks, started_at=time.time() - age, session=start.pid)
         if seen.extra:
@@ -224,66 +232,53 @@ def complete(past: "Past", notes: Notes, cgroups: "Cgroups", guard: "Guard") -> 
             past.seen[seen.app, seen.index] = seen
 
 
-def _began(start: Start, cgroups: "Cgroups", guard: "Guard") -> int | None:
-    """When its process did, in clock ticks after boot: whether that runs or has ended, both are found by it. None: it
-    never came to run its program, and never will."""
+def _began(start: Start, cgroups: "Cgroups", guard: "Guard") -> int:
+    """When its process did, in clock ticks after boot: whether that runs or has ended, both are found by it."""
     found = read_stat_surely(start.pid)
     if found is None or found[0] == b"Z":
         guard.fetch_exits()
     told = [ticks for pid, _, ticks in guard.exits if pid == start.pid and ticks >= start.since]
     if told:
         return told[0]
-    if found is not None and int(found[19]) >= start.since:
-        ticks = int(found[19])
-        unbegun = bool(int(found[6]) & _NOT_EXECUTED)
-        if unbegun and (_is_inside(start, cgroups) or _is_our_copy(start.pid)) and _is_ended_unbegun(start.pid, ticks):
-            return None
-        # Of a zombie the environment is gone, and of one that executes just now it is not there yet.
-        if found[0] == b"Z" or any(_is_of(start, cgroups) for _ in _moments(unbegun)):
-            return ticks
+    is_new = found is not None and int(found[19]) >= start.since
+    # Of a zombie the environment is gone, and of one that executes just now it is not there yet.
+    if found is not None and is_new and (found[0] == b"Z" or any(_is_of(start, cgroups) for _ in _moments())):
+        return int(found[19])
     # Nothing that is there has begun by then.
     return start.since - 1
 
 
-def _moments(several: bool) -> "Iterator[None]":
+def _moments() -> "Iterator[None]":
     yield
-    for _ in range(_LOOKS if several else 0):
+    for _ in range(_LOOKS):
         time.sleep(0.001)
         yield
 
 
 def _is_of(start: Start, cgroups: "Cgroups") -> bool:
-    return _is_inside(start, cgroups) or descendants.born_as(start.pid) == start.owner
+    folder = cgroup.folder_of(start.pid, cgroups.mount)
+    return bool(cgroups.own_folder(folder, start.folder)) or descendants.born_as(start.pid) == start.owner
 
 
-def _is_inside(start: Start, cgroups: "Cgroups") -> bool:
-    return bool(cgroups.own_folder(cgroup.folder_of(start.pid, cgroups.mount), start.folder))
-
-
-def _is_our_copy(pid: int) -> bool:
-    try:
-        return os.path.samefile(f"/proc/{pid}/exe", "/proc/self/exe")
-    except OSError:
-        return False
-
-
-def _is_ended_unbegun(pid: int, ticks: int) -> bool:
-    """End one that has not executed its program, unless it has by now. From the SIGSTOP on it runs nothing outside of
-    the kernel, so what has not executed then never does."""
-    try:
-        pidfd = open_pidfd(pid)
-    except OSError:
+def _is_ended_unbegun(start: Start) -> bool:
+    """False too when it has begun by now. A copy of us it is as long as it has not."""
+    found = read_stat_surely(start.pid)
+    if found is None or found[0] == b"Z" or not int(found[6]) & _NOT_EXECUTED or int(found[19]) < start.since:
         return False
     try:
-        found = read_stat_surely(pid)
-        if found is None or int(found[19]) != ticks:
+        if not os.path.samefile(f"/proc/{start.pid}/exe", "/proc/self/exe"):
             return False
+        pidfd = open_pidfd(start.pid)
+    except FileNotFoundError:
+        return False
+    try:
+        # From the SIGSTOP on it runs nothing outside of the kernel, so what has not executed then never does.
         pidfd_send_signal(pidfd, SIGSTOP)
-        found = read_stat_surely(pid)
-        unbegun = found is not None and bool(int(found[6]) & _NOT_EXECUTED)
+        now = read_stat_surely(start.pid)
+        unbegun = now is not None and now[19] == found[19] and bool(int(now[6]) & _NOT_EXECUTED)
         pidfd_send_signal(pidfd, SIGKILL if unbegun else SIGCONT)
-        return unbegun
     except ProcessLookupError:
         return False
     finally:
         os.close(pidfd)
+    return unbegun

@@ -38,6 +38,8 @@ BUDGET = 64
 PAUSE = 0.05
 """Seconds before who has sent more is heard again."""
 MESSAGE_LIMIT = 4096
+SAVE_AFTER = 0.2
+"""Seconds until a STATUS is in the journal: who says one after the other has it written five times a second at most."""
 TEXT_LIMIT = 200
 """Characters of a STATUS."""
 STORE_MOST = 32
@@ -57,8 +59,8 @@ _CMSG_CLOEXEC = 0x40000000
 
 
 class Shared:
-    """What all of them use. `send` is called with what an instance has become, `say` with what users may want to
-    know."""
+    """What all of them use. `send` is called with what an instance has become, `say` with what users may want to know,
+    `save` with one that the journal is to have anew."""
 
     def __init__(
         self,
@@ -67,22 +69,25 @@ class Shared:
         trees: "Trees",
         send: "Callable[[Instance, Event], object]",
         say: "Callable[[str], object]",
+        save: "Callable[[Instance], object]",
     ) -> None:
         self.loop = loop
         self.guard = guard
         self.trees = trees
         self.send = send
         self.say = say
+        self.save = save
 
 
 class Notify:
-    """The socket of an instance: `place` is its NOTIFY_SOCKET, a path or @ and an abstract name. `text` is what its
-    STATUS was, `stored` what it has left with us: (name, fd, its name with the guard) each, `main` the pid of its
-    MAINPID and when that began, in clock ticks after boot."""
+    """The socket of an instance: `place` is its NOTIFY_SOCKET, a path or @ and an abstract name. `stored` is what it
+    has left with us: (name, fd, its name with the guard) each, `main` the pid of its MAINPID and when that began, in
+    clock ticks after boot. What its STATUS was is the instance's `status_text`."""
 
     def __init__(self, shared: Shared, instance: "Instance", place: str) -> None:
         self.place = place
-        self.text = ""
+        self._saved = instance.status_text
+        self._save: Timer | None = None
         self.stored: list[tuple[str, int, str]] = []
         self.main = (0, 0)
         self._shared = shared
@@ -119,7 +124,7 @@ class Notify:
         """Another process is about to be started; what the last one has said is over."""
         self.stop_listening()
         self._receive()
-        self.text = ""
+        self._instance.status_text = self._saved = ""
         self.main = (0, 0)
         self._told.clear()
         self._period = self._instance.app.spec.watchdog_secs or 0.0
@@ -133,9 +138,10 @@ class Notify:
 
     def stop_listening(self) -> None:
         self._disarm()
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
+        for timer in (self._pause, self._save):
+            if timer is not None:
+                timer.cancel()
+        self._pause = self._save = None
         if self._watched:
             self._watched = False
             self._shared.loop.remove(self._socket.fileno())
@@ -154,6 +160,7 @@ class Notify:
 
     def close(self) -> None:
         self.stop_listening()
+        self._instance.status_text = ""
         self._shared.guard.forget(self._kept)
         self._socket.close()
         for _, fd, kept in self.stored:
@@ -203,11 +210,22 @@ class Notify:
 
     def _take(self, data: bytes, fds: list[int]) -> None:
         """What is left of `fds` is closed, and with it a BARRIER is answered."""
+        self._read(data, fds)
+        if self._instance.status_text != self._saved and self._save is None:
+            loop = self._shared.loop
+            self._save = loop.at(time.monotonic() + SAVE_AFTER, self._on_save)
+
+    def _on_save(self) -> None:
+        self._save = None
+        self._saved = self._instance.status_text
+        self._shared.save(self._instance)
+
+    def _read(self, data: bytes, fds: list[int]) -> None:
         said = dict(line.partition(b"=")[::2] for line in data.split(b"\n"))
         instance, send = self._instance, self._shared.send
         if b"STATUS" in said:
             text = said[b"STATUS"].decode(errors="replace")
-            self.text = "".join(char for char in text if char.isprintable())[:TEXT_LIMIT]
+            instance.status_text = "".join(char for char in text if char.isprintable())[:TEXT_LIMIT]
         if said.get(b"FDSTORE") == b"1":
             self._store(said.get(b"FDNAME", b"").decode(errors="replace"), fds)
         if said.get(b"FDSTOREREMOVE") == b"1":
@@ -223,13 +241,14 @@ class Notify:
         if b"EXTEND_TIMEOUT_USEC" in said:
             send(instance, Extended(_seconds(said[b"EXTEND_TIMEOUT_USEC"])))
         if said.get(b"RELOADING") == b"1":
-            self.text = self.text or "reloading"
+            instance.status_text = instance.status_text or "reloading"
         if said.get(b"STOPPING") == b"1":
-            self.text = self.text or "stopping"
+            instance.status_text = instance.status_text or "stopping"
             self._disarm()
             self._period = 0.0
         if said.get(b"READY") == b"1":
-            self.text = "" if self.text == "reloading" and b"STATUS" not in said else self.text
+            if instance.status_text == "reloading" and b"STATUS" not in said:
+                instance.status_text = ""
             send(instance, Ready())
 
     def _set_main(self, pid: int) -> None:

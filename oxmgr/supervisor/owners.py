@@ -1,8 +1,14 @@
-"""Who listens at a port, and who has answered a connection: by the inodes of sockets (proc(5), /proc/net/tcp)."""
+"""Who listens at a port, and who has answered a connection: by the inodes of sockets.
+
+The kernel looks them up (sock_diag(7)). Where it may not be asked, and in the network of another process, all of
+/proc/net/tcp is read (proc(5)), which takes the longer the more connections there are.
+"""
 
 import os
 import sys
 from _socket import AF_INET, AF_INET6, inet_ntop
+
+from oxmgr.supervisor import diag
 
 LISTEN = b"0A"
 ESTABLISHED = b"01"
@@ -16,36 +22,56 @@ Row = tuple[tuple[str, int], tuple[str, int], bytes, int]
 """Local address, remote address, state, inode (0: nobody has it yet)."""
 
 
+def port_listeners(port: int) -> set[int]:
+    """The inodes of TCP sockets that listen at that port in our own network."""
+    try:
+        return {inode for state, inode in diag.listening(port) if inode}
+    except OSError:
+        return listeners(os.getpid(), port)
+
+
 def listeners(pid: int, port: int = 0) -> set[int]:
     """The inodes of TCP sockets that listen in the network of a process, at that port or at any."""
     return {inode for local, _, state, inode in rows(pid) if state == LISTEN and port in (0, local[1]) and inode}
 
 
-def answerer(pid: int, local: tuple[str, int], remote: tuple[str, int]) -> int:
-    """The inode of the other end of a connection of ours, from `local` here to `remote`, seen from the network of that
-    process; 0 when nobody has accepted it, or it is over."""
-    for one, other, _, inode in rows(pid):
+def answerer(local: tuple[str, int], remote: tuple[str, int]) -> int:
+    """The inode of the other end of a connection of ours in our own network, from `local` here to `remote`; 0 when
+    nobody has accepted it, or it is over."""
+    try:
+        state, inode = diag.find(remote, local)
+        return 0 if state == diag.LISTENING else inode
+    except OSError:
+        pass
+    for one, other, _, inode in rows(os.getpid()):
         if one == remote and other == local:
             return inode
     return 0
 
 
+def has_any(pids: "list[int]", wanted: set[int]) -> bool:
+    """Whether one of these has one of these sockets open, as far as that may be looked at."""
+    return any(inode in wanted for pid in pids for inode in _sockets(pid))
+
+
 def inodes(pids: "list[int]") -> set[int]:
     """Of all sockets that these have open, as far as that may be looked at."""
-    found: set[int] = set()
-    for pid in pids:
+    return {inode for pid in pids for inode in _sockets(pid)}
+
+
+def _sockets(pid: int) -> "Iterator[int]":
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    # The last ones first, for a connection that was just made is among these.
+    for name in reversed(names):
         try:
-            names = os.listdir(f"/proc/{pid}/fd")
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
         except OSError:
             continue
-        for name in names:
-            try:
-                target = os.readlink(f"/proc/{pid}/fd/{name}")
-            except OSError:
-                continue
-            if target.startswith("socket:["):
-                found.add(int(target[8:-1]))
-    return found
+        if target.startswith("socket:["):
+            yield int(target[8:-1])
 
 
 def unix_listeners(pid: int) -> set[int]:

@@ -33,6 +33,8 @@ UNKNOWN = "starting"
 SIBLINGS = 20
 """How often in a row another may answer at a port that several instances share, before that is a result too."""
 
+_UNKNOWN = HealthCheck()
+
 
 class Probes:
     """`send` is called with what an instance is found to be, `told` with one whose health is another."""
@@ -65,8 +67,10 @@ class Probes:
         if starting and wait is None:
             self._waiting[instance] = _Waiting(self, instance)
         check = self._checked.get(instance)
-        running = state.status == is_.RUNNING and bool(spec.health_check.probe)
-        if check is not None and not (running and check.pid == pid and check.check == spec.health_check):
+        # By the spec that it was started by: what its app is to be by now may be asked for something else.
+        wanted = instance.born.health_check if instance.born is not None else _UNKNOWN
+        running = state.status == is_.RUNNING and bool(wanted.probe)
+        if check is not None and not (running and check.pid == pid and check.check == wanted):
             del self._checked[instance]
             check.close()
             check = None
@@ -167,7 +171,7 @@ class _Checked:
 
     def __init__(self, probes: Probes, instance: "Instance") -> None:
         self.pid = instance.state.pid
-        self.check: HealthCheck = instance.app.spec.health_check
+        self.check: HealthCheck = _UNKNOWN if instance.born is None else instance.born.health_check
         self.health = Health(row=-instance.failures)
         self._probes = probes
         self._instance = instance

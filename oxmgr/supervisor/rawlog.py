@@ -7,11 +7,11 @@ folder could lead root anywhere by it.
 import errno
 import fcntl
 import os
-import stat
 import time
 
 from oxmgr.model.logindex import ROTATED, SUFFIX
 from oxmgr.supervisor.archive import ASIDE
+from oxmgr.supervisor.folders import open_file, open_folder
 from oxmgr.supervisor.logtimes import Times
 
 TYPE_CHECKING = False
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 DAY_NS = 24 * 3600 * 10**9
-MODE = 0o640
-LINKS_LIMIT = 40
-"""As the kernel has it (path_resolution(7))."""
 HARD_CAP = 2
 """A file that has no end of a line by so many times max_size_mb is rotated in the middle of one."""
 ROTATION_RETRY_NS = 10 * 10**9
@@ -154,15 +151,26 @@ class RawLog:
         return not self.offset or os.pread(self.fd, 1, self.offset - 1) == b"\n"
 
     def _open(self) -> None:
-        self.fd = open_log(self.path)
+        folder, _, name = self.path.rpartition("/")
+        within = open_folder(folder, make=True)
+        try:
+            self._open_in(within, name)
+        except OSError as error:
+            error.filename = self.path
+            raise
+        finally:
+            os.close(within)
+
+    def _open_in(self, within: int, name: str) -> None:
+        self.fd = open_log(within, name)
         found = os.fstat(self.fd)
         self.inode, self.offset = found.st_ino, found.st_size
-        self._times.open(self.inode, self.offset)
+        self._times.open(within, self.inode, self.offset)
         if self.offset and not 0 < self._times.first_ns <= time.time_ns():
             self._times.first_ns = found.st_mtime_ns
         if not self._taken_up:
             self._taken_up = True
-            self._archive.take_up(self.path, self.logs)
+            self._archive.take_up(within, self.path, self.logs)
 
     # --- rotation ---
 
@@ -189,6 +197,14 @@ class RawLog:
             self.open()
 
     def _rotate(self) -> None:
+        folder, _, name = self.path.rpartition("/")
+        within = open_folder(folder)
+        try:
+            self._rotate_in(within, name)
+        finally:
+            os.close(within)
+
+    def _rotate_in(self, within: int, name: str) -> None:
         """In an order that a kill at any point survives:
 
         1. a fresh file is made aside and locked, so that a full disk is met before anything is moved
@@ -198,45 +214,50 @@ class RawLog:
         5. the old one is let go, compressed, and those that are too many removed
         """
         try:
-            is_named = os.stat(self.path, follow_symlinks=False).st_ino == self.inode
+            is_named = os.path.samestat(os.stat(name, dir_fd=within, follow_symlinks=False), os.fstat(self.fd))
         except FileNotFoundError:
             is_named = False
         if not is_named:
             # Somebody has renamed it: then it is not ours to put aside.
             self.close()
-            self._open()
+            self._open_in(within, name)
             return
-        aside = f"{self.path}{ASIDE}"
+        aside = f"{name}{ASIDE}"
         try:
-            os.unlink(aside)
+            os.unlink(aside, dir_fd=within)
         except FileNotFoundError:
             pass
-        fresh = open_log(aside)
-        name = self._free_name()
+        fresh = open_log(within, aside)
+        rotated = _free_name(name)
         try:
-            os.rename(self.path, name)
+            _rename(within, name, rotated)
         except OSError:
             os.close(fresh)
-            os.unlink(aside)
+            os.unlink(aside, dir_fd=within)
             raise
         try:
-            os.rename(f"{self.path}{SUFFIX}", f"{name}{SUFFIX}")
+            _rename(within, f"{name}{SUFFIX}", f"{rotated}{SUFFIX}")
         except OSError:
             pass
         self.close()
         try:
-            os.rename(aside, self.path)
+            _rename(within, aside, name)
         except OSError:
             os.close(fresh)
             raise
         self.fd, self.inode, self.offset = fresh, os.fstat(fresh).st_ino, 0
-        self._times.open(self.inode, 0)
-        self._archive.put(self.path, self.logs, name)
+        self._times.open(within, self.inode, 0)
+        self._archive.put(self.path, self.logs, rotated)
 
-    def _free_name(self) -> str:
-        now = time.time_ns()
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
-        return f"{self.path}{ROTATED}{stamp}.{now % 10**9:09}Z"
+
+def _rename(within: int, name: str, to: str) -> None:
+    os.rename(name, to, src_dir_fd=within, dst_dir_fd=within)
+
+
+def _free_name(name: str) -> str:
+    now = time.time_ns()
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 10**9))
+    return f"{name}{ROTATED}{stamp}.{now % 10**9:09}Z"
 
 
 def is_old(first_ns: int, logs: "Logs") -> bool:
@@ -244,73 +265,14 @@ def is_old(first_ns: int, logs: "Logs") -> bool:
     return bool(logs.max_days and first_ns and time.time_ns() - first_ns > logs.max_days * DAY_NS)
 
 
-def open_folder(path: str) -> int:
-    """An fd of a folder, for whom it is root's business where that is: no symbolic link is followed that somebody else
-    could have put there, that is, in a folder that is not root's or that others may write to. OSError."""
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    if os.geteuid():
-        return os.open(path, flags)
-    fd = os.open("/", flags)
-    todo = [part for part in reversed(path.split("/")) if part]
-    links = 0
+def open_log(within: int, name: str) -> int:
+    """A regular file in that folder to write to, ours alone; made if it is not there. OSError."""
+    fd = open_file(within, name, os.O_RDWR | os.O_CREAT)
     try:
-        while todo:
-            part = todo.pop()
-            here = os.fstat(fd)
-            try:
-                step = os.open(part, flags | os.O_NOFOLLOW, dir_fd=fd)
-            except OSError as error:
-                error.filename = path
-                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                    raise
-                try:
-                    to = os.readlink(part, dir_fd=fd)
-                except OSError:
-                    raise error from None
-                links += 1
-                if here.st_uid or here.st_mode & 0o022 or links > LINKS_LIMIT:
-                    why = f"{part} is a symbolic link that others than root can change"
-                    raise OSError(errno.EPERM, why, path) from None
-                todo += [one for one in reversed(to.split("/")) if one]
-                step = os.open("/" if to.startswith("/") else ".", flags, dir_fd=fd)
-            os.close(fd)
-            fd = step
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def open_log(path: str) -> int:
-    """A regular file to write to, ours alone; made if it is not there. OSError."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-    folder, _, name = path.rpartition("/")
-    try:
-        within = open_folder(folder or "/")
-    except FileNotFoundError:
-        os.makedirs(folder, 0o750, exist_ok=True)
-        within = open_folder(folder)
-    try:
-        fd = os.open(name, flags, MODE, dir_fd=within)
-    except OSError as error:
-        error.filename = path
-        raise
-    finally:
-        os.close(within)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", path)
-        if found.st_nlink > 1:
-            raise OSError(errno.EPERM, "the file has another name as well", path)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not found.st_size and found.st_uid == os.geteuid():
-            # The daemon's umask is stricter.
-            os.fchmod(fd, MODE)
-    except BlockingIOError:
+    except OSError as error:
         os.close(fd)
-        raise OSError(errno.EBUSY, "another process writes to it", path) from None
-    except OSError:
-        os.close(fd)
+        if isinstance(error, BlockingIOError):
+            raise OSError(errno.EBUSY, "another process writes to it", name) from None
         raise
     return fd

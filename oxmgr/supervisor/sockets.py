@@ -66,27 +66,39 @@ class Held:
         self.inode = os.fstat(fd).st_ino
         self.file = _file(path)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its path still leads to it."""
+        return self.file is None or _file(self.path) == self.file
+
 
 class Sockets:
     """`pids` gives the processes of an instance."""
 
     def __init__(self, guard: "Guard", pids: "Callable[[Instance], list[int]]") -> None:
+        self.extras: Callable[[App], list[Instance]] = lambda app: []
+        """Those of an app that were replaced, or are to replace one."""
         self._guard = guard
         self._pids = pids
 
     def open(self, instance: "Instance") -> "list[Held]":
-        """Those of an instance, in the order of its spec; what is not held yet is bound, what its spec does not name
-        any more is closed. Taken or Refused: nothing has been bound then."""
+        """Those of an instance, in the order of its spec; what is not held yet is bound. Taken or Refused: nothing has
+        been bound then."""
         app, spec = instance.app, instance.app.spec
-        self._close(app, [key for key in app.sockets or () if not _is_named(key, spec)])
-        held = app.sockets or {}
+        self._trim(app)
         wanted = _wanted(spec, instance.index)
+        # A unix socket that nobody finds any more is none.
+        lost = [key for key in wanted if app.sockets and key in app.sockets and not app.sockets[key].is_there]
+        self._close(app, lost)
+        held = app.sockets or {}
         fresh: dict[tuple[str, int], Held] = {}
         try:
             for key, address in wanted.items():
                 if key not in held:
                     fresh[key] = self._get(instance, key, address)
-        except (Taken, Refused):
+                elif address.kind == UNIX:
+                    _set_rights(address, spec, held[key].file)
+        except (Taken, Refused, OSError):
             for one in fresh.values():
                 self._let_go(one)
             raise
@@ -110,12 +122,22 @@ class Sockets:
                 _listen(held.fd, app.spec.backlog)
 
     def put_away(self, instance: "Instance") -> None:
-        """It is down: so those of its number go, and those of all its app when nobody of it is up or about to be."""
-        app = instance.app
-        if app.sockets:
-            in_use = {number for number, one in app.instances.items() if _has_use(one)}
-            idle = {SHARED, instance.index} if not in_use else {instance.index} - in_use
-            self._close(app, [key for key in app.sockets if key[1] in idle])
+        """It is down."""
+        self._trim(instance.app)
+
+    def _trim(self, app: "App") -> None:
+        """Close what nobody of it has who is up or about to be: who is up has those of the spec that it was started
+        by."""
+        if not app.sockets:
+            return
+        used: set[tuple[str, int]] = set()
+        for one in (*app.instances.values(), *self.extras(app)):
+            if _has_use(one):
+                spec = one.born if one.state.pid else app.spec
+                if spec is None:
+                    return
+                used.update(_wanted(spec, one.index))
+        self._close(app, [key for key in app.sockets if key not in used])
 
     def inodes(self, instance: "Instance") -> set[int]:
         return {one.inode for one in (instance.app.sockets or {}).values()}
@@ -153,7 +175,7 @@ class Sockets:
         self._guard.forget(one.kept)
         os.close(one.fd)
         # Somebody else may have put another there meanwhile.
-        if one.file is not None and _file(one.path) == one.file:
+        if one.file is not None and one.is_there:
             try:
                 os.unlink(one.path)
             except OSError:
@@ -180,10 +202,6 @@ def held_places(instance: "Instance") -> list[str]:
 def _wanted(spec: "Spec", index: int) -> dict[tuple[str, int], Address]:
     owner = index if spec.reuse_port else SHARED
     return {(one.place, owner): one for one in addresses(spec)}
-
-
-def _is_named(key: tuple[str, int], spec: "Spec") -> bool:
-    return (key[1] != SHARED) == spec.reuse_port and any(one.place == key[0] for one in addresses(spec))
 
 
 def _has_use(instance: "Instance") -> bool:
@@ -256,31 +274,52 @@ def _bind_unix(address: Address, spec: "Spec") -> int:
     """Whoever may connect is decided before it listens. What a dead process has left there is removed."""
     made = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
     try:
-        if _file(address.path) is not None and not _answers(address.path):
-            os.unlink(address.path)
+        if _file(address.path) is not None:
+            if _is_dead(address.path):
+                os.unlink(address.path)
+        elif os.path.lexists(address.path):
+            raise Refused(f"listen at {address.place}: there is a file that is no socket: remove it")
+        # The mode of its file (unix_bind_bsd, net/unix/af_unix.c): nobody's until it is decided whose.
+        os.fchmod(made.fileno(), 0)
         made.bind(address.path)
-        uid = spec.socket_uid if spec.socket_uid >= 0 else spec.sandbox.uid
-        gid = spec.socket_gid if spec.socket_gid >= 0 else spec.sandbox.gid
-        if uid >= 0 or gid >= 0:
-            os.chown(address.path, uid, gid)
-        os.chmod(address.path, spec.socket_mode)
+        _set_rights(address, spec)
         made.listen(spec.backlog)
-    except OSError:
+    except (OSError, Refused):
         made.close()
         raise
     return int(made.detach())
 
 
-def _answers(path: str) -> bool:
+def _set_rights(address: Address, spec: "Spec", file: tuple[int, int] | None = None) -> None:
+    """By an fd of the file itself, that file or one that was just made: its folder may be somebody's who would like to
+    have another one given to him."""
+    uid = spec.socket_uid if spec.socket_uid >= 0 else spec.sandbox.uid
+    gid = spec.socket_gid if spec.socket_gid >= 0 else spec.sandbox.gid
+    fd = os.open(address.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        is_ours = found.st_uid == os.geteuid() if file is None else (found.st_dev, found.st_ino) == file
+        if not (is_ours and stat.S_ISSOCK(found.st_mode)):
+            raise Refused(f"listen at {address.place}: somebody has put another file there meanwhile")
+        path = f"/proc/self/fd/{fd}"
+        if (uid >= 0 and found.st_uid != uid) or (gid >= 0 and found.st_gid != gid):
+            os.chown(path, uid, gid)
+        if stat.S_IMODE(found.st_mode) != spec.socket_mode:
+            os.chmod(path, spec.socket_mode)
+    finally:
+        os.close(fd)
+
+
+def _is_dead(path: str) -> bool:
+    """Whether nobody listens at a unix socket, of whatever kind (unix(7))."""
     asking = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK)
     try:
         asking.connect(path)
     except OSError as error:
-        # EAGAIN: its queue is full (unix(7)).
-        return error.errno == errno.EAGAIN
+        return error.errno == errno.ECONNREFUSED
     finally:
         asking.close()
-    return True
+    return False
 
 
 def _is(fd: int, address: Address) -> bool:

@@ -209,10 +209,13 @@ class Takeover:
             main.close()
             return False
         fleet.trees.take(instance, main)
+        instance.status_text = seen.status_text
         fleet.launcher.connect(instance)
         if instance.app.spec.sandbox.private_network:
             instance.network = network_of(main.pid)
         instance.started_at, instance.ticks, instance.failures = seen.started_at, seen.ticks, seen.failures
+        instance.made = seen.made or instance.app.made
+        instance.born = instance.app.spec if instance.made == instance.app.made else None
         if not main.child:
             self._hear_of(instance, main)
         age = max(0.0, time.time() - seen.started_at)

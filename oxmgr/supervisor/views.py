@@ -41,6 +41,8 @@ def observed(instance: "Instance") -> messages.Observed:
         done_until=_done_until(instance),
         marks=instance.marks if state.status == is_.STARTING else NO_MARKS,
         failures=instance.failures,
+        made=instance.made,
+        status_text=instance.status_text,
     )
 
 
@@ -70,6 +72,5 @@ def view(instance: "Instance", files: tuple[str, str], health: str | None) -> me
         *(output.trouble for output in instance.outputs if output.trouble),
     ]
     made.sockets = held_places(instance)
-    if instance.ends is not None and instance.ends.notify is not None:
-        made.status_text = instance.ends.notify.text
+    made.status_text = instance.status_text
     return made

@@ -69,6 +69,8 @@ class Waiting:
     def _verdict(self, instance: "Instance", goal: str) -> str | None:
         """None: not decided yet. "": it is there. Else why it will not get there by itself, or not soon."""
         state, spec = instance.state, instance.app.spec
+        if goal != UP and (instance.extra or instance.gone):
+            return "" if instance.down or instance.gone else instance.stuck or None
         if instance.app.instances.get(instance.index) is not instance:
             return "" if goal == GONE else "it was deleted meanwhile" if instance.gone else "it was replaced meanwhile"
         if goal == GONE:

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oxmgr.model.spec import NEVER, Logs, Spec
-from oxmgr.supervisor.archive import rotated_files
 from tests.conftest import Home, wait_until
+from tests.unit.logs import rotated_files
 
 HERE = Path(__file__).resolve().parent
 FORMS = ("raw", "cri")

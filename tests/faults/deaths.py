@@ -2,6 +2,9 @@
 and every system call that can fail is made to fail, while twenty witnesses (zoo.py) run.
 
     python -m tests.faults.deaths [SECONDS [SEED]]
+    python -m tests.faults.deaths --every all ...
+
+The second way is tests/faults/every.py: each system call of a path in turn, with few witnesses.
 
 strace does it: its injection (strace(1), "Tampering") kills or fails a system call by its name and number. The next
 daemon of a guard is started under it by putting a script in the place of the interpreter.
@@ -279,17 +282,13 @@ exec {words} -- {self._place} "$@"
         """Trace the guard while a daemon dies, the next one comes, and that works."""
         guard, daemon = self.guard, self.daemon()
         self.trace.unlink(missing_ok=True)
-        argv = ["strace", "-p", str(guard), "-o", str(self.trace), "-e", f"trace={name}"]
-        tracer = subprocess.Popen([*argv, "-e", f"inject={name}:{what}:when={number}"], stderr=subprocess.PIPE)
+        tracer = attach(guard, self.trace, "-e", f"trace={name}", "-e", f"inject={name}:{what}:when={number}")
         self.tracers.add(tracer.pid)
-        assert tracer.stderr is not None and b"attached" in tracer.stderr.readline()
         try:
             os.kill(daemon, signal.SIGKILL)
             self._outlive(daemon)
         finally:
-            tracer.terminate()
-            tracer.wait()
-            tracer.stderr.close()
+            detach(tracer)
             self.tracers.discard(tracer.pid)
         self.counts["system calls of the guard failed"] += "INJECTED" in self.trace.read_text(errors="replace")
         assert self.home.daemon is not None
@@ -341,6 +340,21 @@ exec {words} -- {self._place} "$@"
                     os.waitpid(pid, os.WNOHANG)
                 except ChildProcessError:
                     continue
+
+
+def attach(pid: int, trace: Path, *options: str) -> subprocess.Popen[bytes]:
+    """strace, once it has that process."""
+    argv = ["strace", "-p", str(pid), "-o", str(trace), *options]
+    tracer = subprocess.Popen(argv, stderr=subprocess.PIPE)
+    assert tracer.stderr is not None and b"attached" in tracer.stderr.readline()
+    return tracer
+
+
+def detach(tracer: subprocess.Popen[bytes]) -> None:
+    tracer.terminate()
+    tracer.wait()
+    assert tracer.stderr is not None
+    tracer.stderr.close()
 
 
 def fds(pid: int) -> int:
@@ -486,4 +500,8 @@ def main(seconds: int = 600, seed: int = 1) -> int:
 
 
 if __name__ == "__main__":
+    if "--every" in sys.argv:
+        from tests.faults import every
+
+        sys.exit(every.main(sys.argv[1:]))
     sys.exit(main(*map(int, sys.argv[1:])))

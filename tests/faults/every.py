@@ -21,19 +21,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oxmgr.model.messages import Act, Apply
-from oxmgr.model.spec import NEVER, Logs, Spec
+from oxmgr.model.spec import NEVER, Logs, Sandbox, Spec
 from tests.conftest import WITHOUT_CGROUPS, Home, children, end_tree, wait_until
 from tests.faults import zoo
-from tests.faults.deaths import PATIENCE, Campaign, descendants, zombies
+from tests.faults.deaths import PATIENCE, Campaign, attach, descendants, detach, zombies
 
 LIVED_WELL = 1.05
 """Seconds; who dies sooner is started again later and later (csrc/guard.c)."""
 IN_A_ROW = 5
 QUIET = 0.06
+NOBODY = 65534
 MORE = 2
 """So many more of each call than a path had when it was counted are tried: its length varies a little."""
 ENDLESS = ("exit", "exit_group", "restart_syscall", "execve")
@@ -53,14 +54,20 @@ class Sweep(Campaign):
         self.threads = threads
         self.tracer: subprocess.Popen[bytes] | None = None
         self.inject = ""
+        self.outlived = False
+        """The daemon that was traced while it came up has done so."""
         self.steady = 0
         self.deaths = 0
+        # The other user has to come to its ledger.
+        os.chmod(home.folder, 0o711)
+        os.chmod(home.folder / "ledger", 0o1777)
         ledger = {"LEDGER": str(home.folder / "ledger")}
         again = {"restart": "always", "restart_delay_max_ms": 0, "max_restarts": 0}
         small = Logs(max_size_mb=0.002, max_files=100_000)
         scripts: list[tuple[str, str, dict[str, object]]] = [
             ("steady", zoo.LOOP.format(pause=0.5, code=0), {}),
             ("job", "say; leave 5", {"restart": NEVER}),
+            ("other", "say; leave 5", {"restart": NEVER, "sandbox": Sandbox(uid=NOBODY, gid=NOBODY)}),
             ("ender", GO + "leave 7", again),
             ("last", GO + "leave 42", {"restart": NEVER}),
             (
@@ -75,7 +82,8 @@ class Sweep(Campaign):
     def begin(self) -> None:
         self.start()
         self.apply()
-        self.home.until("job", lambda view: view.status == "exited", "its end")
+        for name in ("job", "other"):
+            self.home.until(name, lambda view: view.status == "exited", "its end")
         for spec in self.specs:
             self.ready(spec.name, 1)
         self.steady = self.home.pid("steady")
@@ -97,12 +105,20 @@ class Sweep(Campaign):
     # --- the paths ---
 
     def spawn(self) -> Path_:
-        before = self.count("job")
+        return self._run("job")
+
+    def apart(self) -> Path_:
+        """As another user, which a thread starts."""
+        return self._run("other")
+
+    def _run(self, name: str) -> Path_:
+        before = self.count(name)
         yield
-        refused = self.ask(Act("start", ["job"]))
+        refused = self.ask(Act("start", [name]))
+        self._meanwhile(lambda: refused or [run.code for run in zoo.runs(self.home, name, 0)[before:]] == [5])
         yield
-        view = self.home.until("job", lambda view: view.status == "exited", "its end")
-        runs = zoo.runs(self.home, "job", 0)
+        view = self.home.until(name, lambda view: view.status == "exited", "its end")
+        runs = zoo.runs(self.home, name, 0)
         assert len(runs) - before in ((0, 1) if refused else (1,)), (refused, runs[before:], view)
         assert all(run.code == 5 for run in runs), runs[before:]
         assert view.exit_code == 5, view
@@ -119,6 +135,7 @@ class Sweep(Campaign):
         yield
         for pid in pids:
             os.kill(pid, signal.SIGUSR1)
+        self._meanwhile(lambda: self.count("ender") > before["ender"])
         yield
         view = self.home.until("last", lambda view: view.status == "exited", "its end")
         assert (view.exit_code, view.signal) == (42, None), view
@@ -162,22 +179,33 @@ class Sweep(Campaign):
 
     def takeover(self) -> Path_:
         before = self.daemon()
+        pids = {view.name: view.pid for view in self.home.views().values()}
         self.plan("-e", "trace=all", "-e", self.inject)
         yield
         os.kill(before, signal.SIGKILL)
         self.home.another_than(before)
-        yield
+        # The one that was traced has come up, or one after it.
+        now = self.daemon()
+        if "TracerPid:\t0\n" not in Path(f"/proc/{now}/status").read_text():
+            self.outlived = True
+            os.kill(now, signal.SIGKILL)
+            self.home.another_than(now)
         if not self._place.is_symlink():
             self._clean_place()
+        yield
+        assert {view.name: view.pid for view in self.home.views().values()} == pids
 
     # --- one after the other ---
 
+    def _meanwhile(self, done: Callable[[], object]) -> None:
+        """What the apps do, unless the daemon dies over it."""
+        tracer = self.tracer
+        wait_until(lambda: tracer is None or tracer.poll() is not None or done(), "what the apps do", PATIENCE)
+
     def _attach(self) -> None:
-        argv = ["strace", *(["-f", "-b", "execve"] if self.threads else []), "-p", str(self.daemon())]
-        argv += ["-o", str(self.trace), "-e", "trace=all", "-e", self.inject]
-        self.tracer = subprocess.Popen(argv, stderr=subprocess.PIPE)
+        followed = ["-f", "-b", "execve"] if self.threads else []
+        self.tracer = attach(self.daemon(), self.trace, *followed, "-e", "trace=all", "-e", self.inject)
         self.tracers.add(self.tracer.pid)
-        assert self.tracer.stderr is not None and b"attached" in self.tracer.stderr.readline()
 
     def _detach(self) -> None:
         """Once nothing more comes; not by asking the daemon, for that would be calls of it."""
@@ -190,10 +218,7 @@ class Sweep(Campaign):
             now = self.trace.stat().st_size
             if now != size:
                 size, since = now, time.monotonic()
-        self.tracer.terminate()
-        self.tracer.wait()
-        assert self.tracer.stderr is not None
-        self.tracer.stderr.close()
+        detach(self.tracer)
         self.tracers.discard(self.tracer.pid)
         self.tracer = None
 
@@ -201,14 +226,15 @@ class Sweep(Campaign):
         """At the n-th call of that name; whether the path had one."""
         self.inject = f"inject={name}:signal=SIGKILL:when={number}"
         self.trace.unlink(missing_ok=True)
+        self.outlived = False
         steps: Path_ = getattr(self, path)()
         next(steps)
         if path != "takeover":
             self._attach()
         next(steps)
         self._detach()
-        killed = "+++ killed by SIGKILL" in self.trace.read_text(errors="replace")
-        self._after(killed)
+        killed = "+++ killed by SIGKILL" in self.trace.read_text(errors="replace") and not self.outlived
+        self._after(killed or path == "takeover")
         next(steps, None)
         self._check()
         return killed
@@ -312,7 +338,7 @@ def job(args: argparse.Namespace, share: int) -> int:
 def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="deaths")
     parser.add_argument("--every", default="all")
-    parser.add_argument("--paths", default="spawn,exit,stop,rotate,save,takeover")
+    parser.add_argument("--paths", default="spawn,apart,exit,stop,rotate,save,takeover")
     parser.add_argument("--from", dest="first", type=int, default=1)
     parser.add_argument("--walk", action="store_true", help="without cgroups")
     parser.add_argument("--threads", action="store_true")

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from oxmgr.model.logpaths import log_paths
 from oxmgr.model.spec import NEVER, Logs, Spec, instance_name
-from oxmgr.supervisor.archive import rotated_files
 from tests.conftest import Home
+from tests.unit.logs import rotated_files
 
 PRELUDE = """
 ledger=$LEDGER/$OXMGR_APP.$OXMGR_INSTANCE_ID

@@ -35,12 +35,13 @@ class Ox:
         self.folder = home.folder / "project"
         self.folder.mkdir()
         self.env = dict(home.env)
+        self.command = COMMAND
         self._known = set(children())
 
     def __call__(self, *words: str, code: int | None = 0, cwd: Path | None = None, **options: Any) -> Result:
         """The result of a command that must end with that code (None: any)."""
         done = subprocess.run(
-            [COMMAND, *words],
+            [self.command, *words],
             cwd=cwd or self.folder,
             env=self.env,
             capture_output=True,
@@ -57,7 +58,9 @@ class Ox:
         return json.loads(self(*words, "--json", code=code).stdout)
 
     def popen(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([COMMAND, *words], cwd=self.folder, env=self.env, preexec_fn=hear_ctrl_c, **options)
+        return subprocess.Popen(
+            [self.command, *words], cwd=self.folder, env=self.env, preexec_fn=hear_ctrl_c, **options
+        )
 
     def file(self, name: str, text: str, mode: int = 0o644) -> Path:
         path = self.folder / name

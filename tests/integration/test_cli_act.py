@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from oxmgr.model.messages import DaemonView
 from tests.conftest import DEADLINE, wait_until
 from tests.integration.conftest import COMMAND, Ox
+from tests.integration.test_sockets import ask, free_port
 
 
 def statuses(ox: Ox) -> dict[str, str]:
@@ -166,3 +168,32 @@ def test_help_needs_no_home(empty: Ox) -> None:
     for words in ([], ["--help"], ["help"], ["help", "start"], ["start", "--help"], ["list", "-h"], ["--version"]):
         done = subprocess.run([COMMAND, *words], env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and done.stdout.strip() and not done.stderr, words
+
+
+VERSION = """
+import os, socket, time
+print("version {version} looks for its database", flush=True)
+while {version} == 2:
+    time.sleep(60)
+print("ready", flush=True)
+held = socket.socket(fileno=3)
+while True:
+    client, _ = held.accept()
+    client.sendall(b"x %d" % os.getpid())
+    client.close()
+"""
+
+
+def test_a_version_that_never_becomes_ready_leaves_the_old_one_at_its_work(ox: Ox) -> None:
+    port = free_port()
+    text = f'[processes.web]\ncommand = ["{sys.executable}", "web.py"]\nlisten = "127.0.0.1:{port}"\nready = "log:^ready$"\n'
+    ox.oxfile(text)
+    ox.file("web.py", VERSION.format(version=1))
+    ox("start")
+    pid = ox.home.pid("web")
+    ox.oxfile(text + "ready_timeout_ms = 500\n")
+    ox.file("web.py", VERSION.format(version=2))
+    done = ox("reload", code=1)
+    assert "not ready 0.5 s after its start" in done.stderr and "version 2 looks for its database" in done.stderr
+    assert "it goes on as it was" in done.stderr
+    assert ask(("127.0.0.1", port)) == ("x", pid) and ox.home.pid("web") == pid

@@ -13,7 +13,8 @@ import pytest
 
 from oxmgr.model.logindex import pack_entry, pack_head
 from oxmgr.model.spec import Logs, Spec
-from oxmgr.supervisor.rawlog import open_log
+from oxmgr.supervisor.archive import Archive
+from oxmgr.supervisor.rawlog import RawLog
 from tests.conftest import DEADLINE, wait_until
 from tests.integration.conftest import COMMAND, Ox
 
@@ -95,7 +96,8 @@ def test_who_prints_to_no_file_is_told(ox: Ox) -> None:
 def test_the_lines_of_a_file_that_somebody_else_writes_to_are_not_shown_as_the_apps(ox: Ox) -> None:
     path = ox.folder / "taken.log"
     path.write_text("another's\n")
-    taken = open_log(str(path))
+    taken = RawLog(str(path), Logs(), Archive(lambda files: None))
+    taken.open()
     ox.oxfile(
         '[processes.app]\ncommand = "echo mine; read line; echo later; exec sleep 1000"\nlog_file = "taken.log"\n'
     )
@@ -107,7 +109,7 @@ def test_the_lines_of_a_file_that_somebody_else_writes_to_are_not_shown_as_the_a
     with ox.popen("logs", "app", "-f", stdout=subprocess.PIPE) as follower:
         assert follower.stdout is not None
         shown = [follower.stdout.readline()]
-        os.close(taken)
+        taken.close()
         ox("logs", "app", "--reopen")
         ox("send", "app", "")
         wait_until(lambda: "later" in path.read_text(), "a line where it was wished")

@@ -78,7 +78,8 @@ class Following:
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(DEADLINE) == 130
+        wait_until(lambda: self.process.poll() is not None, "its end")
+        assert self.process.returncode == 130
         for reader in self._readers:
             reader.join(DEADLINE)
         for file in (self.process.stdout, self.process.stderr):

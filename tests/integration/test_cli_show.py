@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from oxmgr.client.connection import NoDaemon, NotRunning, connect
 from oxmgr.model.messages import Apply, Event, InstanceView
 from tests.conftest import wait_until
 from tests.integration.conftest import COMMAND, Ox
@@ -84,17 +83,6 @@ def test_what_runs_without_its_daemon_is_told(ox: Ox) -> None:
     assert "the next one takes it over" in views[0]["reason"]
     ox.home.start_daemon()
     assert ox.json("list")[0]["pid"] == pid
-
-
-def test_a_daemon_that_hangs_is_told_from_none(ox: Ox) -> None:
-    assert ox.home.daemon is not None
-    ox.home.daemon.send_signal(signal.SIGSTOP)
-    try:
-        with pytest.raises(NoDaemon, match="is stopped: kill -CONT") as raised:
-            connect(ox.home.places, timeout=0.1)
-    finally:
-        ox.home.daemon.send_signal(signal.SIGCONT)
-    assert not isinstance(raised.value, NotRunning)
 
 
 # --- list and status ---

@@ -154,18 +154,6 @@ def test_a_stale_socket_is_replaced(home: Home) -> None:
     assert answers(home)
 
 
-def test_a_daemon_that_hangs_is_told_from_one_that_is_not_there(home: Home) -> None:
-    import signal
-
-    assert home.daemon is not None
-    home.daemon.send_signal(signal.SIGSTOP)
-    try:
-        with pytest.raises(NoDaemon, match="is stopped: kill -CONT"):
-            connect(home.places, timeout=0.3)
-    finally:
-        home.daemon.send_signal(signal.SIGCONT)
-
-
 def test_requests_that_make_no_sense_are_refused_with_the_reason(home: Home) -> None:
     from oxmgr.model.messages import SendSignal
     from oxmgr.model.spec import Spec

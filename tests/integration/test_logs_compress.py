@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from oxmgr.helpers.compress import compress
 from oxmgr.model.spec import Logs
-from oxmgr.supervisor.archive import rotated_files
+from oxmgr.supervisor.archive import Archive
+from oxmgr.supervisor.folders import open_folder
 from tests.conftest import REPOSITORY, Home, children, tree, wait_until
+from tests.unit.logs import rotated_files
 
 COUNT = 30_000
 LOGS = Logs(max_size_mb=64 / 1024, max_files=1000)
@@ -108,7 +111,7 @@ def test_the_helper_is_nice_dies_with_the_daemon_and_the_next_daemon_goes_on(emp
         assert sum(len(piece) for piece in iter(lambda: file.read(1 << 20), b"")) == size
 
 
-@pytest.mark.parametrize("step", range(14))
+@pytest.mark.parametrize("step", range(16))
 def test_a_kill_at_any_step_of_the_helper_loses_nothing(tmp_path: Path, step: int) -> None:
     name = tmp_path / "app.log~20260101T000000.000000000Z"
     data = b"".join(b"line %d\n" % number for number in range(50_000))
@@ -127,19 +130,19 @@ def around(call):
         return result
     return step
 from oxmgr.helpers import compress
+within = os.open({str(tmp_path)!r}, os.O_PATH)
 for call in ("open", "fchown", "fchmod", "utime", "fsync", "rename", "close", "unlink"):
     setattr(os, call, around(getattr(os, call)))
-compress.compress({str(name)!r})
+compress.compress(within, {name.name!r})
 """
     subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=False)
     # What the next one finds, it finishes.
-    from oxmgr.helpers.compress import compress
-    from oxmgr.supervisor.archive import Archive
-
     wanted: list[str] = []
-    Archive(wanted.extend).take_up(str(tmp_path / "app.log"), Logs(max_days=0))
+    within = open_folder(str(tmp_path))
+    Archive(wanted.extend).take_up(within, str(tmp_path / "app.log"), Logs(max_days=0))
     for one in wanted:
-        compress(one)
+        compress(within, Path(one).name)
+    os.close(within)
     (left,) = tmp_path.iterdir()
     assert left.name == f"{name.name}.gz" and int(left.stat().st_mtime) == 1_700_000_000
     assert gzip.decompress(left.read_bytes()) == data

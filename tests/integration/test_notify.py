@@ -223,6 +223,24 @@ def test_a_starting_app_is_waited_for_by_the_next_daemon(empty_home: Home) -> No
     assert (view.pid, view.status_text) == (pid, "late")
 
 
+def test_its_status_is_known_to_the_next_daemon(empty_home: Home) -> None:
+    home = empty_home
+    home.guarded = True
+    home.start_daemon()
+    home.apply(app(home, "say('READY=1\\nSTATUS=first'); say('STATUS=17 of 40 done')" + FOREVER))
+    home.until("app", lambda view: view.status_text == "17 of 40 done")
+    wait_until(lambda: b"17 of 40 done" in Path(home.places.journal).read_bytes(), "the journal to have it")
+    home.kill_guarded()
+    assert home.views()["app"].status_text == "17 of 40 done"
+    # What it says next counts, and another process has said nothing yet.
+    pid = home.pid("app")
+    home.apply(home.sh("app", "exec sleep 1000"))
+    view = home.views()["app"]
+    assert view.pid != pid and view.status_text == ""
+    home.kill_guarded()
+    assert home.views()["app"].status_text == ""
+
+
 def test_a_main_process_can_name_another_that_goes_on(home: Home) -> None:
     script = """
 child = os.fork()

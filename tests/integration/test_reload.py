@@ -88,7 +88,7 @@ def test_a_second_reload_is_refused_and_a_stop_ends_both(home: Home) -> None:
     pids = [int(word[1]) for word in told(home)]
     home.request(Act("stop", ["app"]))
     assert home.views()["app"].status == "stopped"
-    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), "the end of both")
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
 def test_the_daemon_ends_in_the_midst_of_a_reload(home: Home) -> None:

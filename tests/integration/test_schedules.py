@@ -11,7 +11,7 @@ import pytest
 
 from oxmgr.client.saved import read_saved_events
 from oxmgr.model.codec import Decoder, encode
-from oxmgr.model.messages import Act, Boot, Journaled, Observed
+from oxmgr.model.messages import Act, Apply, Boot, Journaled, Observed
 from oxmgr.model.records import file_header, read_records, record
 from tests.conftest import Home, wait_until
 from tests.integration.conftest import Ox
@@ -154,6 +154,44 @@ def test_a_time_that_comes_while_daemons_change_is_not_lost(home: Home) -> None:
     home.start_daemon()
     wait_until(lambda: home.log("job") == "ran\n", "the run")
     home.until("job", lambda view: view.status == "waiting")
+
+
+@pytest.mark.parametrize("boot", ["", "another boot"])
+def test_a_run_that_waits_for_another_app_is_not_lost_with_its_daemon(home: Home, boot: str) -> None:
+    """Its time has come, and it has not begun: the next daemon has it wait on, and it is run once."""
+    go = home.folder / "go"
+    job = home.sh("job", "echo ran", schedule=due_in(2), restart="never", depends_on={"db": "ready"})
+    db = home.sh("db", "exec sleep 600", ready=f"command:test -e {go}", ready_timeout_ms=0)
+    environ = "".join(f"{key}={value}\0" for key, value in home.env.items()).encode()
+    home.connect()._send(Apply([db, job], environ))
+    wait_until(lambda: len(home.views()) == 2, "both apps")
+    home.until("job", lambda view: view.reason.startswith("waits for db"))
+    pid = home.pid("db")
+    home.kill_daemon()
+    if boot:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        _age_journal(home, 0, boot)
+    home.start_daemon()
+    home.until("job", lambda view: view.reason.startswith("waits for db"))
+    assert home.log("job") == ""
+    go.touch()
+    wait_until(lambda: home.log("job") == "ran\n", "the run")
+    home.until("job", lambda view: view.status == "waiting" and view.reason.startswith("runs at "))
+    assert home.log("job") == "ran\n"
+
+
+def test_a_time_that_comes_without_a_daemon_while_the_last_run_goes_on_is_left_out(home: Home) -> None:
+    line = due_in(2)
+    home.apply(home.sh("job", "echo ran; exec sleep 600", schedule=line, restart="never", catch_up=True))
+    home.request(Act("restart", ["job"]))
+    view = home.until("job", lambda view: view.status == "running")
+    assert view.next_run is not None
+    home.kill_daemon()
+    wait_until(lambda: time.time() > (view.next_run or 0), "its time to come without a daemon")
+    home.start_daemon()
+    wait_until(lambda: "skipped" in kinds(home, "job"), "it to be left out")
+    assert home.pid("job") == view.pid and home.log("job") == "ran\n"
 
 
 def test_another_line_counts_from_now_on(home: Home) -> None:

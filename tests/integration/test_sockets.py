@@ -125,10 +125,9 @@ def test_instances_share_a_socket_or_have_one_each(home: Home) -> None:
     home.apply(server(home, f"127.0.0.1:{port}", instances=3))
     found = {tuple(held(home.pid(f"web:{index}"))) for index in range(3)}
     assert len(found) == 1
-    home.apply(server(home, f"127.0.0.1:{port}", instances=3, reuse_port=True))
-    for index in range(3):
-        # The last of those that share it has to be gone before anybody can have one of his own.
-        home.until(f"web:{index}", lambda view: view.ready)
+    for reuse_port in (True, False, True):
+        done = home.apply(server(home, f"127.0.0.1:{port}", instances=3, reuse_port=reuse_port))
+        assert not done.failed and all(view.ready and view.restarts == 0 for view in done.instances), done
     found = {tuple(held(home.pid(f"web:{index}"))) for index in range(3)}
     assert len(found) == 3
     answers = {ask(("127.0.0.1", port))[1] for _ in range(100)}

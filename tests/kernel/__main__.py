@@ -1,4 +1,5 @@
-"""`make kernel-test`: boots a small VM, runs this folder's tests in it, shows what they print, ends as they did.
+"""`make kernel-test`: boots a small VM, runs this folder's tests in it, shows what they print, ends as they did. Then
+it boots it again with oxmgr as its process 1 (boots.py); with `init` as its argument, only that.
 
 The VM is emulated in software, so it needs no right that a container or a build machine may lack. Its root is the
 host's, which qemu exports read-only; the one folder that it shares for writing is made for the run and removed after it.
@@ -20,6 +21,7 @@ from typing import BinaryIO, NoReturn
 
 import _prctl
 
+from tests.kernel.boots import CONSOLE_LINES, boot_all
 from tests.kernel.image import CannotGetKernel, Kernel, get_kernel
 from tests.kernel.marks import MARKED, REPOSITORY
 
@@ -30,7 +32,6 @@ VIRTME_RUN = Path(sys.executable).with_name("virtme-run")
 # Far more than the suite takes on a busy machine, so that only what hangs is killed.
 SUITE_SECONDS = 1500
 BOOT_SECONDS = 60
-CONSOLE_LINES = 80
 SUMMARY = re.compile(rb"\b\d+ passed\b.* in \d+\.\d+s")
 
 
@@ -44,13 +45,23 @@ def main() -> int:
     except CannotGetKernel as error:
         print(error, file=sys.stderr)
         return 1
+    if sys.argv[1:] == ["init"]:
+        return boot_with_oxmgr(kernel)
     named = any(word.startswith("tests/") for word in sys.argv[1:])
     arguments = sys.argv[1:] if named else [*SUITE, *sys.argv[1:]]
     code = prepare(kernel, arguments)
     if code != 0:
         return code
     with tempfile.TemporaryDirectory(prefix="run-", dir=BUILD) as folder:
-        return run(kernel, arguments, Path(folder))
+        code = run(kernel, arguments, Path(folder))
+    return code if len(sys.argv) > 1 else max(code, boot_with_oxmgr(kernel))
+
+
+def boot_with_oxmgr(kernel: Kernel) -> int:
+    with tempfile.TemporaryDirectory(prefix="run-", dir=BUILD) as folder:
+        wrong = boot_all(kernel, Path(folder), lambda out: command(kernel, out, "true"), end)
+    print(*wrong, sep="\n", end="\n" if wrong else "", flush=True)
+    return 1 if wrong else 0
 
 
 def leave(number: int, _frame: object) -> NoReturn:

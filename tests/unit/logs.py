@@ -7,14 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oxmgr.model.spec import Logs
-from oxmgr.supervisor import archive, linelog, logtimes, native, rawlog, spool
-from oxmgr.supervisor.archive import Archive, rotated_files
+from oxmgr.supervisor import archive, folders, linelog, logtimes, native, rawlog, spool
+from oxmgr.supervisor.archive import Archive, rotated_names
+from oxmgr.supervisor.folders import open_folder
 from oxmgr.supervisor.linelog import LineLog
 from oxmgr.supervisor.rawlog import RawLog
 from oxmgr.supervisor.spool import Spool
 
 STEPS = ("open", "rename", "unlink", "write", "pwrite", "ftruncate", "close")
-MODULES = (archive, linelog, logtimes, rawlog, spool)
+MODULES = (archive, folders, linelog, logtimes, rawlog, spool)
 
 
 class AppPipe:
@@ -49,6 +50,19 @@ def line_log(path: Path, logs: Logs) -> LineLog:
 def move_all(log: RawLog | LineLog, pipe: native.Pipe, budget: int = 1 << 20) -> None:
     while pipe.waiting():
         log.move(pipe, budget)
+
+
+def rotated_files(path: str) -> list[str]:
+    """The rotated files of a log, compressed or not, oldest first."""
+    folder, _, name = path.rpartition("/")
+    try:
+        within = open_folder(folder)
+    except FileNotFoundError:
+        return []
+    try:
+        return [f"{folder}/{one}" for one in rotated_names(within, name)]
+    finally:
+        os.close(within)
 
 
 def history(path: Path) -> bytes:

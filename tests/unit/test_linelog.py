@@ -10,9 +10,8 @@ import pytest
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import Logs
 from oxmgr.supervisor import native, rawlog
-from oxmgr.supervisor.archive import rotated_files
 from oxmgr.supervisor.spool import GIVEN_BACK, Block, Spool, pack, unpack
-from tests.unit.logs import AppPipe, WithOs, history, killed_at, line_log, move_all
+from tests.unit.logs import AppPipe, WithOs, history, killed_at, line_log, move_all, rotated_files
 
 CRI = Logs(format="cri", max_days=0)
 SMALL = Logs(format="cri", max_size_mb=16 / 1024, max_files=1000)

@@ -321,6 +321,7 @@ def test_who_asks_for_more_time_gets_it_to_get_ready_and_to_end() -> None:
     assert (stopping.status, stopping.deadline) == (is_.STOPPING, 160.0)
     killed, _ = run(make_spec(), m.Tick(), m.Extended(60.0), state=stopping, now=160.0)
     assert killed.deadline == 161.0, "who is being killed gets no more"
+    assert killed.reason == "still there 60.0 s after SIGTERM", "the true time, however often more was asked for"
     running, _ = run(make_spec(), *RUNNING, m.Extended(60.0))
     assert running.deadline is None
 

@@ -50,7 +50,9 @@ def write_pid(path: str, pid: int) -> None:
 
 def found(path: str, guard: Guard | None = None, past: Past | None = None) -> Past:
     past = past or Past()
-    complete(past, Notes(path), NO_CGROUPS, guard or Guard(-1))
+    later = Notes(path)
+    later.end_unbegun()
+    complete(past, later, NO_CGROUPS, guard or Guard(-1))
     return past
 
 
@@ -239,6 +241,7 @@ def test_who_has_not_begun_is_ended_and_is_no_start(path: str) -> None:
         signal.pause()
     write_pid(path, pid)
     assert found(path).seen == {}
+    assert Notes(path).starts == [], "nor for who comes next"
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
 
 
