@@ -188,7 +188,7 @@ class Home:
         self.daemon = subprocess.Popen(argv, env=self.env, pass_fds=[told], stdin=subprocess.DEVNULL)
         os.close(told)
         with open(reading, "rb") as file:
-            why = file.read()
+            why = file.readline()
         assert why == b"\n", why
         return self.daemon.pid
 

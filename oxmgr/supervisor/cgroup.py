@@ -307,7 +307,7 @@ def is_populated(path: str) -> bool:
         if b"populated 0" in _read(f"{path}/cgroup.events"):
             return False
         # Since Linux 6.19 a process is counted for some microseconds after its parent has been told of its end.
-        return bool(_members(path))
+        return bool(members(path))
     except OSError as error:
         return error.errno not in _GONE
 
@@ -323,12 +323,12 @@ def is_divided(path: str) -> bool:
 def pids(path: str) -> list[int]:
     """Of what lives in it and below it, as far as it can be looked at; no zombies."""
     try:
-        return _members(path)
+        return members(path)
     except OSError:
         return []
 
 
-def _members(path: str) -> list[int]:
+def members(path: str) -> list[int]:
     """OSError when it cannot be looked at."""
     found: list[int] = []
     todo = [path]

@@ -12,6 +12,7 @@ from oxmgr.lifecycle.machine import describe_end
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import FIFO, NO_LIMITS
 from oxmgr.supervisor import descendants, limits, native, process
+from oxmgr.supervisor.left import chore_name
 from oxmgr.supervisor.loop import READ
 from oxmgr.supervisor.owners import NO_FAULT, SHORT
 from oxmgr.supervisor.process import StartError
@@ -100,7 +101,6 @@ class Chore:
         timeout: float,
         done: "Callable[[str], object]",
         env: dict[str, str],
-        serial: int,
     ) -> None:
         self._chores = chores
         self._instance = instance
@@ -122,7 +122,7 @@ class Chore:
         spec = instance.app.spec
         spec = replace(spec, argv=[SHELL, "-c", command], env={**spec.env, **env}, ready="started", stdin=FIFO)
         cgroups = chores.trees.cgroups
-        self._folder, folder = cgroups.make_leaf(f"{instance.folder}~chore{serial}")
+        self._folder, folder = cgroups.make_leaf(chore_name(instance.folder, serial))
         if self._folder and spec.limits != NO_LIMITS:
             limits.kill_as_one(self._folder)
             # What cannot be held is told of the app.

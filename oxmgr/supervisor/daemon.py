@@ -30,6 +30,7 @@ from oxmgr.supervisor.handover import Handover, say_check
 from oxmgr.supervisor.health import Health
 from oxmgr.supervisor.journal import Journal, Past
 from oxmgr.supervisor.launcher import Launcher
+from oxmgr.supervisor.left import recall, running
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.messenger import Messenger
@@ -194,6 +195,9 @@ def _set_up(
             past = Past()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
+    if past.unread:
+        recall(past, running(trees, guard, places.run))
+        health.tell(f"{places.journal}: {past.unread}; what runs goes on, but how it came to that is not known")
     if past.same_boot:
         complete(past, notes, cgroups, guard)
     restore(fleet, past.seen, same_boot=past.same_boot)

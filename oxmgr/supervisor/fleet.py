@@ -89,6 +89,7 @@ class Fleet:
         self.chores = Chores(loop, background, trees, launcher)
         self.hooks = launcher.hooks = HookRunner(self.chores, events)
         self.probes = Probes(loop, trees, self.chores, self.send, places.logs)
+        self.probes.counted = lambda instance: self._journal.add(observed(instance))
         self.schedules = Schedules(loop, self.send, self._tell, self._note, self._roll)
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send
@@ -166,6 +167,7 @@ class Fleet:
 
     def drop_extra(self, instance: Instance) -> None:
         """It is down."""
+        self._leave_outputs(instance)
         del self.extras[instance]
         self._give_up(instance)
 
@@ -179,8 +181,13 @@ class Fleet:
         """Whether another one prints to the same pipes."""
         if not self.extras:
             return False
-        same = [one for one in self.everything() if one.outputs is instance.outputs and one.outputs]
-        return len(same) > 1
+        others = (one for one in self.everything() if one is not instance)
+        return bool(instance.outputs) and any(one.outputs is instance.outputs for one in others)
+
+    def _leave_outputs(self, instance: Instance) -> None:
+        """Pipes that another one prints to are that one's from now on."""
+        if self.shares(instance):
+            instance.outputs = ()
 
     def _give_up(self, instance: Instance) -> None:
         self.trees.forget(instance)
@@ -281,9 +288,7 @@ class Fleet:
         else:
             self.trees.unwatch(instance)
         if instance.down:
-            if self.shares(instance):
-                # The pipes are the other one's from now on.
-                instance.outputs = ()
+            self._leave_outputs(instance)
             self.launcher.put_away(instance)
             self.hooks.drop(instance)
         self._soft.update(instance)
@@ -326,16 +331,14 @@ class Fleet:
             return SpawnFailed(f"cannot start {instance.name}: {why}") if effect == SPAWN else None
 
     def _effect(self, instance: Instance, effect: Effect) -> Event | None:
+        if effect in (SIGNAL, END_REST, KILL):
+            instance.untold = effect == SIGNAL
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
             # Should we die, whoever comes after us knows why it ends, and that it may not have been told to.
-            self._journal.add(replace(observed(instance), due=0.0))
-            self.hooks.drop(instance)
-            if instance.process is None or not self.hooks.before(
-                "pre_stop", instance, lambda _: self.signal_stop(instance)
-            ):
-                self.signal_stop(instance)
+            self._journal.add(observed(instance))
+            self.begin_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
         if effect == END_REST:
@@ -351,9 +354,23 @@ class Fleet:
             return Go() if why is None else Hold(why)
         return None
 
-    def signal_stop(self, instance: Instance) -> None:
-        if instance.state.status == is_.STOPPING and not self.launcher.endpoints.send_shutdown(instance):
+    def begin_stop(self, instance: Instance) -> None:
+        """What is run before it, and then the stop signal."""
+
+        def go(_: str) -> None:
+            self._signal_stop(instance)
+            self._journal.add(observed(instance))
+
+        self.hooks.drop(instance)
+        if instance.process is None or not self.hooks.before("pre_stop", instance, go):
+            self._signal_stop(instance)
+
+    def _signal_stop(self, instance: Instance) -> None:
+        if instance.state.status != is_.STOPPING:
+            return
+        if not self.launcher.endpoints.send_shutdown(instance):
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
+        instance.untold = False
 
     def _look_if_stuck(self, instance: Instance) -> None:
         main = instance.process
