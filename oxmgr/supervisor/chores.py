@@ -101,6 +101,7 @@ class Chore:
         timeout: float,
         done: "Callable[[str], object]",
         env: dict[str, str],
+        serial: int,
     ) -> None:
         self._chores = chores
         self._instance = instance
