@@ -29,7 +29,7 @@ KEYS = {
     for key in (
         Key("command", "command", "required", "a string: run directly when it holds no shell syntax, else by `/bin/sh -c`; an array: run directly"),
         Key("working_dir", "path", "the file's folder", "where it runs; `cwd` is the same"),
-        Key("instances", "instances", "1", 'how many copies, or `"max"`: the CPUs that may be used (affinity and cgroup quota)', 1, 10_000),
+        Key("instances", "instances", "1", 'how many copies, or `"max"`: the CPUs that the daemon may use (affinity and cgroup quota)', 1, 10_000),
         Key("env", "variables", "", "variables: strings, numbers or booleans; they win over `env_file`"),
         Key("env_file", "path", "", "a dotenv file"),
         Key("restart_on_exit", "bool", "absent", "true: restart on any exit; false: never; absent: when it failed"),

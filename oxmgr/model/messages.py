@@ -35,7 +35,7 @@ class Apply(Struct, tag="apply"):
 
     `environ` is the caller's environment as NUL-terminated `KEY=value`; an app takes it when this request
     starts or restarts it. `prune` deletes the apps that are not named. `plan_only` changes nothing. `reload`: those
-    that run are replaced also where nothing has changed.
+    that run are replaced also where nothing has changed. `keep_stopped`: instances that were stopped stay so.
     """
 
     specs: list[Spec]
@@ -43,6 +43,7 @@ class Apply(Struct, tag="apply"):
     prune: bool = False
     plan_only: bool = False
     reload: bool = False
+    keep_stopped: bool = False
 
 
 VERBS = ("start", "stop", "restart", "reload", "delete", "reset")
@@ -412,7 +413,7 @@ Saved = SavedApp | SavedEnviron | SavedCount
 
 
 class Boot(Struct, tag="boot"):
-    """Head of the journal: which boot the pids behind it belong to (/proc/sys/kernel/random/boot_id)."""
+    """Head of the journal: which boot the pids behind it belong to (boot_id() in oxmgr/supervisor/files.py)."""
 
     id: str
 
@@ -427,7 +428,9 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run` tells those apart that replace each other;
     `extra` are those that were replaced, and those that are to replace one and do not yet.
     `done_until` is the Unix time up to which the times of its schedule are done (0: it has none). `made` is the
-    fingerprint of the spec that it was started by (0: its app's). `status_text` is as in InstanceView.
+    fingerprint of the spec that it was started by (0: its app's). `status_text` is as in InstanceView. `marks` are its
+    log files and where in each this run begins, while a line of it is waited for. `failures` counts the health checks
+    in a row that have failed.
     """
 
     app: str
@@ -452,6 +455,8 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     run: int = 0
     extra: bool = False
     done_until: float = 0.0
+    marks: dict[str, int] = {}
+    failures: int = 0
     made: int = 0
     status_text: str = ""
 

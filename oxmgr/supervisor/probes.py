@@ -49,6 +49,8 @@ class Probes:
 
     def __init__(self, loop: "Loop", trees: "Trees", chores: "Chores", send: "Send", logs: str) -> None:
         self.told: Callable[[Instance], object] = lambda instance: None
+        self.counted: Callable[[Instance], object] = lambda instance: None
+        """Called with one that has failed another time in a row, or does not any more."""
         self.held: Callable[[Instance], set[int]] = lambda instance: set()
         """The inodes of sockets that it was born with."""
         self.logs = logs
@@ -220,7 +222,7 @@ class _Checked:
     def __init__(self, probes: Probes, instance: "Instance") -> None:
         self.pid = instance.state.pid
         self.check: HealthCheck = _UNKNOWN if instance.born is None else instance.born.health_check
-        self.health = Health()
+        self.health = Health(row=-instance.failures)
         self._probes = probes
         self._instance = instance
         self._asking: Asking | Chore | None = None
@@ -265,12 +267,17 @@ class _Checked:
             self._over = True
             self._probes.send(self._instance, Failing(f"unhealthy: {self.check.probe} failed {times}: {why}"))
             return
+        failures = max(0, -self.health.row)
+        if failures != self._instance.failures:
+            self._instance.failures = failures
+            self._probes.counted(self._instance)
         self._at(self.check.interval_secs)
         if self.health.status != before:
             self._probes.told(self._instance)
 
     def close(self) -> None:
         self._over = True
+        self._instance.failures = 0
         if self._timer is not None:
             self._timer.cancel()
         if self._asking is not None:
