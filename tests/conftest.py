@@ -129,7 +129,9 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     while left:
         for pid in left:
             try:
-                told.append(f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes()[:200]!r}")
+                # Without a word it has no memory any more: it was killed, and is on its way to be reaped.
+                if words := Path(f"/proc/{pid}/cmdline").read_bytes():
+                    told.append(f"{pid} {words[:200]!r}")
             except OSError:
                 pass
             end_tree(pid)

@@ -125,8 +125,8 @@ _LOGS = (
 )  # fmt: skip
 
 _HEALTH_CHECK = (
-    Key("endpoint", "endpoint", "", "an http URL that answers with 2xx or 3xx, as `http://127.0.0.1:3000/health`"),
-    Key("tcp", "tcp", "", "a port, or `address:port`, at which it listens"),
+    Key("endpoint", "endpoint", "", "an http URL that answers with 2xx or 3xx, as `http://127.0.0.1:3000/health`; where several instances share the socket, see [sockets](sockets.md#one-for-all-or-one-each)"),
+    Key("tcp", "tcp", "", "a port, or `address:port`, at which it listens; at a socket of `listen`: at which it accepts"),
     Key("command", "words", "", "a shell command that ends with 0"),
     Key("interval_secs", "number", "30", "from one check to the next", 0.1, 86_400),
     Key("timeout_secs", "number", "5", "no answer by then is a failure", 0.1, 3600),

@@ -59,10 +59,16 @@ class ReadyPipe:
 
 
 def make_pipe() -> tuple[int, int]:
-    """Ours, which does not wait, and the app's."""
+    """Ours, which does not wait, and the app's: that can be read as well, so that an app which writes while nobody else
+    has it open does not get SIGPIPE, and what it writes stays."""
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(ours, False)
-    return ours, theirs
+    try:
+        both = os.open(f"/proc/self/fd/{theirs}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return ours, theirs
+    os.close(theirs)
+    return ours, both
 
 
 class NodeChannel:

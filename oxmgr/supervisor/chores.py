@@ -13,6 +13,7 @@ from oxmgr.model.codec import replace
 from oxmgr.model.spec import FIFO, NO_LIMITS
 from oxmgr.supervisor import descendants, limits, native, process
 from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.owners import NO_FAULT, SHORT
 from oxmgr.supervisor.process import StartError
 from oxmgr.supervisor.shortage import reason
 
@@ -114,7 +115,7 @@ class Chore:
         try:
             self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            self._end_soon(f"open a pipe for what it prints: {reason(error)}")
+            self._end_soon(f"{NO_FAULT}open a pipe for what it prints: {reason(error)}")
             return
         chores.loop.add(self._reading, READ, self._on_said)
         self._timer = chores.loop.at(time.monotonic() + timeout, lambda: self._on_late(timeout))
@@ -155,7 +156,7 @@ class Chore:
             if isinstance(got, StartError):
                 chores.begun(self, 0)
                 self._timer.cancel()
-                self._end_soon(str(got))
+                self._end_soon(f"{NO_FAULT}{got}" if got.errno in SHORT else str(got))
                 return
             self._main = got
             chores.begun(self, got.pid)

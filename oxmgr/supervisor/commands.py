@@ -37,7 +37,8 @@ INSTANCES_LIMIT = int(NUMBERS["instances"][1])
 
 
 class Commands:
-    """Ends the loop once the daemon is to end and every instance is down."""
+    """Ends the loop once the daemon is to end and every instance is down. `on_ending` is called once, when it is told
+    to."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Commands:
         self._loop = loop
         self.handover: Handover
         self._end = loop.stop
+        self.on_ending: Callable[[], object] = lambda: None
         self._held_back: list[Instance] = []
         self.ending = False
         self._started_at = time.time()
@@ -102,7 +104,7 @@ class Commands:
                 run=self._places.run,
                 logs=self._places.logs,
                 warnings=self._health.warnings(),
-                ladders=self._fleet.trees.ladders(),
+                ladders=self._fleet.trees.ladders() | self._fleet.probes.ladders(),
                 guard=self.handover.guard_pid or None,
             )
         )
@@ -361,7 +363,7 @@ class Commands:
                 self._events.tell("daemon-replaced")
                 client.finish(m.Done())
 
-        self.handover.replace(request.argv, answer)
+        self.handover.replace(request.argv, answer, client.close)
 
     def _shutdown(self, request: m.StopDaemon, client: "Client") -> None:
         chosen = list(self._fleet)
@@ -374,6 +376,7 @@ class Commands:
             self._fleet.turns.hurry()
             return
         self.ending = True
+        self.on_ending()
         self._events.tell("daemon-stopping")
         if not self._desired.saved:
             self._desired.commit(lambda draft: None, lambda error: self._end_when_down())

@@ -88,7 +88,7 @@ class Fleet:
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
         self.chores = Chores(loop, background, trees, launcher)
         self.hooks = launcher.hooks = HookRunner(self.chores, events)
-        self.probes = Probes(loop, trees, self.chores, self.send)
+        self.probes = Probes(loop, trees, self.chores, self.send, places.logs)
         self.schedules = Schedules(loop, self.send, self._tell, self._note, self._roll)
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send
@@ -256,7 +256,9 @@ class Fleet:
                 instance.timer.cancel()
                 instance.timer = None
             if state.deadline is not None:
-                instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
+                instance.timer = self._loop.at(
+                    state.deadline, lambda: self.send(instance, Tick(self.probes.missing(instance)))
+                )
         seen = observed(instance)
         self._journal.add(seen)
         self.launcher.notes.journaled(instance, seen)
@@ -267,6 +269,9 @@ class Fleet:
         if state.status != old.status or (state.pid > 0) != (old.pid > 0):
             self._regate(instance.app.spec.name)
             self.turns.on_change(instance)
+
+    def _on_deadline(self, instance: Instance) -> None:
+        self.send(instance, Tick(self.probes.missing(instance)))
 
     def see_to(self, instance: Instance) -> None:
         """What others have to do now that it has another state, or its app another spec."""
