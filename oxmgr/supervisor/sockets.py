@@ -147,7 +147,9 @@ class Sockets:
         return [key for key in _wanted(instance.app.spec, instance.index) if key in held and not held[key].is_there]
 
     def inodes(self, instance: "Instance") -> set[int]:
-        return {one.inode for one in (instance.app.sockets or {}).values()}
+        """Of those that it was given."""
+        held = (instance.app.sockets or {}).items()
+        return {one.inode for (_, owner), one in held if owner in (SHARED, instance.index)}
 
     # --- one socket ---
 

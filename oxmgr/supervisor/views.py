@@ -5,6 +5,7 @@ import time
 from oxmgr.model import messages
 from oxmgr.model import status as is_
 from oxmgr.model.views import instance_view
+from oxmgr.supervisor.instance import NO_MARKS
 from oxmgr.supervisor.sockets import held_places
 
 TYPE_CHECKING = False
@@ -38,6 +39,8 @@ def observed(instance: "Instance") -> messages.Observed:
         run=instance.run,
         extra=instance.extra,
         done_until=_done_until(instance),
+        marks=instance.marks if state.status == is_.STARTING else NO_MARKS,
+        failures=instance.failures,
         made=instance.made,
         status_text=instance.status_text,
     )
