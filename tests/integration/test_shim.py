@@ -79,6 +79,7 @@ def test_who_removes_its_file_before_it_listens_has_one_of_its_own(home: Home, s
     assert not home.apply(server(home, script, path, f"unix:{path}")).failed
     view = home.until("web", lambda view: view.ready)
     assert ask(path)[1] == view.pid and any("is not held" in text for text in view.warnings)
+    assert "is taken" in home.request(Act("reload", ["web"])).failed["web"]
     home.request(Act("restart", ["web"]))
     assert ask(path)[1] == home.until("web", lambda view: view.ready).pid != view.pid
 
