@@ -61,7 +61,7 @@ native-test: .venv/.dev
 	@env -u OXMGR_HOME BUILT_PACKAGE=$(CURDIR)/build/asan/lib \
 		LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 PYTHONMALLOC=malloc \
-		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py tests/unit/test_native_rights.py tests/unit/test_format.py tests/unit/test_rawlog.py tests/unit/test_linelog.py tests/faults/test_guard.py
+		$(VENV)/python -m pytest -q -p no:cacheprovider tests/unit/test_native.py tests/unit/test_native_rights.py tests/unit/test_format.py tests/unit/test_rawlog.py tests/unit/test_linelog.py tests/faults/test_guard.py tests/faults/test_guard_edges.py
 
 # The tests that need root and the whole of cgroup v2, in a VM that is emulated in software.
 kernel-test: .venv/.dev

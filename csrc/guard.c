@@ -2,9 +2,11 @@
  * on. It knows nothing of apps.
  *
  *     oxmgr-guard STATE TOLD DAEMON [WORD...]
+ *     oxmgr-guard check
  *
- * STATE is the fd of what an earlier guard has left (guard.h), TOLD an fd to keep under the name "told"; "-" for none.
- * The daemon gets its end of the socketpair as fd OX_GUARD_FD.
+ * STATE is the fd of what an earlier guard has left (guard.h), TOLD that of a pipe to keep under the name "told", by
+ * which the daemon answers whoever has started us; "-" for none. The daemon gets its end of the socketpair as fd
+ * OX_GUARD_FD. `check` prints OX_GUARD_VERSION: of which version a state has to be.
  *
  * Nothing is allocated after the start: every table has its place.
  */
@@ -32,11 +34,15 @@
 #define DELAY_MOST 5000
 #define OOM_SCORE_ADJ "-900"
 #define KILLED_WELL 5000  /* milliseconds for what was killed to be gone: what a dead disk holds, is not */
+#define LOOK_AGAIN 10     /* milliseconds */
 #define FDS_SPARE 6       /* that nothing is kept in: a socketpair, a file of /proc, what a replacement takes */
 #define MESSAGES_MOST 256 /* read in a row: a daemon that never stops talking holds up nothing else */
 #define WORDS_SIZE 16384  /* of a command line */
 #define WORDS_MOST 128
 #define SIGNALS_SIZE 8 /* of the kernel's signal set (rt_sigprocmask(2)) */
+#define LINE_(number) #number "\n"
+#define LINE(number) LINE_(number)
+#define VERSION_LINE LINE(OX_GUARD_VERSION)
 #define BIT(signal) (UINT64_C(1) << ((signal) - 1))
 
 /* All that can be caught, but those that a fault of our own raises. */
@@ -57,6 +63,7 @@ static int64_t started_at;
 static int deaths;       /* soon after the start, in a row */
 static int came_up;      /* this daemon has said hello */
 static int answered;     /* one has come up */
+static int above;        /* all that we know is the daemon's pid, for it is becoming the guard (take_daemon) */
 static int64_t due = -1; /* when the next one is started; -1: it runs */
 static int ending, ending_code;
 static int64_t ending_grace;
@@ -252,6 +259,7 @@ static __attribute__((noreturn)) void become_daemon(int end) {
 static void start_daemon(void) {
     int ends[2];
     due = -1;
+    above = 0;
     started_at = now_ms();
     if (CALL(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
         due = started_at + DELAY_MOST;
@@ -280,6 +288,19 @@ static void hang_up(void) {
 
 static int listen_to_daemon(void);
 
+/* Whoever has started us has gone without an answer: the pipe has no reader any more (poll(2), POLLERR). */
+static int is_forsaken(void) {
+    const struct ox_kept *told = find("told");
+    struct pollfd one = {.fd = told ? told->fd : -1, .events = POLLOUT};
+    struct timespec now = {0, 0};
+    return CALL(SYS_ppoll, &one, 1, &now, 0, SIGNALS_SIZE) == 1 && (one.revents & POLLERR);
+}
+
+static void end_with(int code) {
+    ending = 1;
+    ending_code = code;
+}
+
 static void on_daemon_end(int status) {
     daemon_pid = 0;
     /* What it said last, and above all that it ends on purpose. */
@@ -288,10 +309,12 @@ static void on_daemon_end(int status) {
     hang_up();
     int64_t now = now_ms();
     int ended_by_itself = (status & 0x7F) == 0;
-    if (!ending && !answered && ended_by_itself) {
+    if (!ending && !answered && ended_by_itself)
         /* It cannot start, and has said why. */
-        ending = 1;
-        ending_code = status >> 8;
+        end_with(status >> 8);
+    if (!ending && !answered && is_forsaken()) {
+        say("oxmgr: the daemon is killed by a signal at each start, and nobody waits for it any more\n");
+        end_with(128 + (status & 0x7F));
     }
     if (ending)
         return;
@@ -367,6 +390,9 @@ static void reap(void) {
         exits[exits_end++ % OX_EXITS_MOST] =
             (struct ox_guard_exit){.pid = pid, .status = status_of(&info), .ticks = ticks_of(pid)};
         CALL(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG, 0);
+        if (above)
+            /* Nobody asks. */
+            exits_first = exits_told = exits_end;
     }
 }
 
@@ -388,8 +414,8 @@ static void set_all_cloexec(int on) {
         set_cloexec(daemon_socket, on);
 }
 
-/* Execute a guard's program with all that we have; comes back only when that cannot be. `from` holds its words. */
-static void replace(int from, int count) {
+/* Execute a guard's program with all that we have; the errno when that cannot be. `from` holds its words. */
+static int replace(int from, int count) {
     static char text[WORDS_SIZE], *words[WORDS_MOST + 1], nothing[] = "-", digits[12];
     long size = CALL(SYS_pread64, from, text, sizeof text - 1, 0);
     int at = 0;
@@ -400,7 +426,7 @@ static void replace(int from, int count) {
     /* What is longer than there is room for was cut, and is not what was meant. */
     if (file < 0 || count < 4 || at != count || size > (long)sizeof text - 2) {
         close_fd(file);
-        return;
+        return file < 0 ? -file : count > WORDS_MOST || size > (long)sizeof text - 2 ? E2BIG : EINVAL;
     }
     words[at] = NULL;
     struct ox_guard_head head = {.magic = OX_GUARD_MAGIC,
@@ -414,6 +440,7 @@ static void replace(int from, int count) {
                                  .stopping = stopping,
                                  .told = (uint32_t)(exits_told - exits_first)};
     memcpy(head.oom_score_adj, oom_score_adj, sizeof oom_score_adj);
+    long why = -ENOSPC;
     int fine = write_all(file, &head, sizeof head) && write_all(file, kept, kept_end * sizeof *kept);
     for (uint64_t i = exits_first; fine && i < exits_end; i++)
         fine = write_all(file, &exits[i % OX_EXITS_MOST], sizeof *exits);
@@ -425,18 +452,38 @@ static void replace(int from, int count) {
         CALL(SYS_lseek, file, 0, SEEK_SET);
         /* Signals stay blocked, so that none is lost on the way. */
         set_all_cloexec(0);
-        CALL(SYS_execve, words[0], words, environment);
+        why = CALL(SYS_execve, words[0], words, environment);
         set_all_cloexec(1);
     }
     close_fd(file);
+    return (int)-why;
+}
+
+/* The state is none that we understand, but who the daemon is. Another one beside it would start all apps a second
+ * time, and if we are process 1 our end would end them: so we are but its parent. All that was kept is closed, by
+ * which it hears that it has lost its guard, and becomes one; it has its own copies. Its end is ours. */
+static int take_daemon(int pid) {
+    siginfo_t info;
+    if (pid <= 0 || CALL(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT, 0) < 0)
+        return 0;
+    for (int fd = 3; fd < OX_KEPT_MOST + 64; fd++)
+        close_fd(fd);
+    kept_end = 0;
+    daemon_pid = pid;
+    above = 1;
+    say("oxmgr: the guard does not understand what the one before has left, and leaves all to the daemon\n");
+    return 1;
 }
 
 static int take_state(int file) {
     struct ox_guard_head head;
+    memset(&head, 0, sizeof head);
     if (!read_all(file, &head, sizeof head) || memcmp(head.magic, OX_GUARD_MAGIC, sizeof head.magic) ||
         head.kept > OX_KEPT_MOST || head.exits > OX_EXITS_MOST || head.told > head.exits ||
-        !read_all(file, kept, head.kept * sizeof *kept) || !read_all(file, exits, head.exits * sizeof *exits))
-        return 0;
+        !read_all(file, kept, head.kept * sizeof *kept) || !read_all(file, exits, head.exits * sizeof *exits)) {
+        CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &files);
+        return !memcmp(head.magic, OX_GUARD_MAGIC, sizeof head.magic - 1) && take_daemon(head.daemon);
+    }
     kept_end = head.kept;
     for (uint32_t i = 0; i < kept_end; i++)
         kept[i].name[OX_KEPT_NAME - 1] = 0;
@@ -460,7 +507,7 @@ static int take_state(int file) {
 /* ---- what the daemon says ---- */
 
 static void refuse(const struct ox_guard_message *message, int why) {
-    struct ox_guard_message refused = {.kind = OX_REFUSED, .value = why};
+    struct ox_guard_message refused = {.kind = OX_REFUSED, .value = why, .a = message->kind};
     memcpy(refused.name, message->name, OX_KEPT_NAME);
     send_message(&refused, -1);
 }
@@ -496,13 +543,12 @@ static int obey(struct ox_guard_message *message, int fd) {
         answered = 1;
         break;
     case OX_END:
-        ending = 1;
-        ending_code = message->value & 0xFF;
+        end_with(message->value & 0xFF);
         ending_grace = message->a;
         break;
     case OX_REPLACE:
         if (fd >= 0 && daemon_pid)
-            replace(fd, message->value);
+            refuse(message, replace(fd, message->value));
         break;
     default:
         break;
@@ -560,6 +606,10 @@ static void listen_to_signals(void) {
     while (CALL(SYS_read, signals_fd, &info, sizeof info) == (long)sizeof info) {
         if (info.ssi_signo == SIGCHLD)
             continue;
+        if (above && daemon_pid) {
+            CALL(SYS_kill, daemon_pid, info.ssi_signo);
+            continue;
+        }
         signals |= BIT(info.ssi_signo);
         if (info.ssi_code == SI_KERNEL)
             from_kernel |= BIT(info.ssi_signo);
@@ -570,19 +620,33 @@ static void listen_to_signals(void) {
 
 /* ---- the whole ---- */
 
-/* Until nothing is left of what are our children, or that time has come; a second SIGTERM hurries. */
+/* Process 1 of the machine, not of some container: the first pid namespace has this number (PROC_PID_INIT_INO of
+ * include/linux/proc_ns.h). */
+static int is_machines_init(void) {
+    static const char first[] = "pid:[4026531836]";
+    char found[sizeof first];
+    return CALL(SYS_getpid, 0) == 1 &&
+           CALL(SYS_readlinkat, AT_FDCWD, "/proc/self/ns/pid", found, sizeof found) == (long)sizeof first - 1 &&
+           !memcmp(found, first, sizeof first - 1);
+}
+
+/* Until nothing is left, or that time has come; a second SIGTERM hurries. */
 static void wait_for_the_rest(int64_t end) {
     for (;;) {
         siginfo_t info;
         info.si_pid = 0;
         long got = CALL(SYS_waitid, P_ALL, 0, &info, WEXITED | WNOHANG, 0);
-        if (got == -ECHILD)
+        /* On a machine all come from us, and what else may be asked by kill(2) are the kernel's threads. */
+        if (got == -ECHILD && (is_machines_init() || CALL(SYS_kill, -1, 0) == -ESRCH))
             return;
         if (got == 0 && info.si_pid)
             continue;
         int64_t left = end - now_ms();
         if (left <= 0)
             return;
+        /* Of what came from outside (`docker exec`) the parent is outside, and nobody tells us of its end. */
+        if (got == -ECHILD && left > LOOK_AGAIN)
+            left = LOOK_AGAIN;
         struct timespec wait = {left / 1000, left % 1000 * 1000000};
         struct pollfd one = {.fd = signals_fd, .events = POLLIN};
         CALL(SYS_ppoll, &one, 1, &wait, 0, SIGNALS_SIZE);
@@ -600,16 +664,6 @@ static void end_the_rest(void) {
     CALL(SYS_kill, -1, SIGTERM);
     CALL(SYS_kill, -1, SIGCONT);
     wait_for_the_rest(now_ms() + ending_grace);
-}
-
-/* Process 1 of the machine, not of some container: the first pid namespace has this number (PROC_PID_INIT_INO of
- * include/linux/proc_ns.h). */
-static int is_machines_init(void) {
-    static const char first[] = "pid:[4026531836]";
-    char found[sizeof first];
-    return CALL(SYS_getpid, 0) == 1 &&
-           CALL(SYS_readlinkat, AT_FDCWD, "/proc/self/ns/pid", found, sizeof found) == (long)sizeof first - 1 &&
-           !memcmp(found, first, sizeof first - 1);
 }
 
 /* The kernel panics when its process 1 ends, with nothing written to the disks: so the machine ends first. Comes back
@@ -650,7 +704,19 @@ static int number(const char *word) {
     return value;
 }
 
+/* What is opened must not get the number of a standard file, to which a daemon and its apps print. */
+static void open_standard_files(void) {
+    int fd;
+    do
+        fd = (int)CALL(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= 2);
+    close_fd(fd);
+}
+
 static int run(int argc, char **argv, char **envp) {
+    open_standard_files();
+    if (argc == 2 && !memcmp(argv[1], "check", sizeof "check"))
+        return CALL(SYS_write, 1, VERSION_LINE, sizeof VERSION_LINE - 1) < 0;
     if (argc < 4) {
         say("usage: oxmgr-guard STATE TOLD DAEMON [WORD...]; oxmgr starts it\n");
         return 2;
@@ -671,8 +737,12 @@ static int run(int argc, char **argv, char **envp) {
         /* Ctrl-Alt-Del is a SIGINT to us then, and does not reset the machine at once (reboot(2)). */
         CALL(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_CAD_OFF, 0);
     int state = number(argv[1]), told = number(argv[2]);
-    if (state < 0 || !take_state(state))
+    if (state < 0) {
         CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &files);
+    } else if (!take_state(state)) {
+        say("oxmgr: the guard does not understand what the one before has left\n");
+        return 1;
+    }
     lower_oom_score();
     struct rlimit most = {files.rlim_max, files.rlim_max};
     CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, &most, 0);

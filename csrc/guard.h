@@ -35,7 +35,8 @@ enum ox_guard_kind {
     OX_EXIT = 18,   /* `value` is the pid, `a` the status as of waitpid(2), `b` when it began, in clock ticks after boot
                         (field 22 of proc(5)'s stat), 0 when that is not known */
     OX_SIGNAL = 19, /* `value` was sent to the guard; `a` is 1 when the kernel sent it (a key of the terminal) */
-    OX_REFUSED = 20, /* `name` is not kept, `value` is the errno */
+    OX_REFUSED = 20, /* of a message of the kind `a`: `name` is not kept, or nobody takes our place; `value` is the
+                        errno */
     OX_BEGINS = 21,  /* what follows answers OX_HELLO */
 };
 
@@ -60,7 +61,8 @@ struct ox_guard_exit {
 };
 
 /* A file in memory, for a guard that begins with what another had: this head, the kept fds, the exits that no daemon
- * has taken note of. */
+ * has taken note of. Where it changes, so does OX_GUARD_VERSION; but `magic`, whose last digit it is, and `daemon` stay
+ * as they are. */
 #define OX_GUARD_MAGIC "oxguard1"
 struct ox_guard_head {
     char magic[8];

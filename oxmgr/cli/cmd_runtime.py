@@ -1,10 +1,10 @@
 """`oxmgr runtime`: the first process of a container, for an oxfile or for one command. It reads and checks, and becomes
 the guard, which starts the daemon."""
 
+import errno
 import os
 import stat
 import sys
-from _signal import SIGKILL, SIGSTOP
 
 from oxmgr.cli.context import my_environ
 from oxmgr.cli.parser import Args, Usage, nearest
@@ -20,6 +20,10 @@ GRACE = 8.0
 GRACE_MOST = 86_400.0
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 DEFAULT_UMASK = 0o022
+UNHEARD = frozenset(
+    map(signal_number, "KILL STOP CHLD PIPE TTIN TTOU ABRT BUS FPE ILL SEGV SYS TRAP".split()),
+)
+"""What the guard passes on to nobody: HEARD of csrc/guard.c, and SIGCHLD."""
 
 
 def run(args: Args) -> int:
@@ -42,10 +46,24 @@ def run(args: Args) -> int:
     if places.home:
         # By which every daemon of this container finds it.
         os.environ["OXMGR_HOME"] = places.home
-    first = os.memfd_create("oxmgr-runtime")
-    os.write(first, encode(order))
+    first = _file_in_memory(encode(order))
     sys.stderr.flush()
     return run_in_container(first)
+
+
+def _file_in_memory(data: bytes) -> int:
+    fd = os.memfd_create("oxmgr-runtime")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise Usage(
+            f"what is to run takes {len(data)} bytes, and no file may have as many here: raise that limit with "
+            "`ulimit -f unlimited`"
+        ) from None
+    return fd
 
 
 def _block_signals() -> None:
@@ -102,6 +120,8 @@ def _program_error(argv: list[str]) -> tuple[str, int] | None:
     """Why it cannot be executed, and the exit code that shells have for it."""
     from oxmgr.config.command import program_error
 
+    if not argv[0]:
+        return "the command behind -- has an empty name: there is no such program", NOT_FOUND
     path = os.environ.get("PATH") or DEFAULT_PATH
     wrong = program_error(argv, os.getcwd(), path)
     if wrong is None:
@@ -124,8 +144,12 @@ def _rewrite(text: str) -> tuple[int, int]:
             )
     first, second = numbers
     assert first is not None and second is not None
-    if first in (SIGKILL, SIGSTOP):
-        raise Usage(f"--rewrite {text}: nobody hears of {signal_name(first)}, so it cannot be another")
+    if first in UNHEARD:
+        heard = [name.removeprefix("SIG") for name in signal_names() if signal_number(name) not in UNHEARD]
+        raise Usage(
+            f"--rewrite {text}: oxmgr does not hear of {signal_name(first)}, so it cannot be another; "
+            f"these can: {', '.join(heard)}"
+        )
     return first, second
 
 

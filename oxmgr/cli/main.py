@@ -39,6 +39,8 @@ def main(argv: list[str]) -> int:
     except UnicodeEncodeError:
         return _fail("what was typed, or the environment, holds bytes that are not UTF-8: oxmgr keeps text only", WRONG)
     except OSError as error:
+        if error.filename is None and _folder_is_gone():
+            return _fail("the folder that this runs in has been removed: cd to another one", FAILED)
         where = f"{error.filename}: " if error.filename else ""
         what = "; raise the limit with `ulimit -n 4096`" if error.errno == errno.EMFILE else ""
         return _fail(f"{where}{error.strerror or error}{what}", FAILED)
@@ -89,6 +91,14 @@ def _fail(text: str, code: int) -> int:
     return code
 
 
+def _folder_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return True
+    return False
+
+
 def _drop_unread() -> None:
     """What nobody reads of our errors goes nowhere, so that the last flush does not fail on it again."""
     try:
@@ -104,7 +114,8 @@ def _open_standard_files() -> None:
             try:
                 os.fstat(fd)
             except OSError:
-                os.open(os.devnull, os.O_RDWR)
+                # Also for what we become.
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             setattr(sys, name, open(fd, "r" if fd == 0 else "w", closefd=False))
     for file in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding has not is no reason to fail.

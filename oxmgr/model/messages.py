@@ -35,7 +35,7 @@ class Apply(Struct, tag="apply"):
 
     `environ` is the caller's environment as NUL-terminated `KEY=value`; an app takes it when this request
     starts or restarts it. `prune` deletes the apps that are not named. `plan_only` changes nothing. `reload`: those
-    that run are replaced also where nothing has changed.
+    that run are replaced also where nothing has changed. `keep_stopped`: instances that were stopped stay so.
     """
 
     specs: list[Spec]
@@ -43,6 +43,7 @@ class Apply(Struct, tag="apply"):
     prune: bool = False
     plan_only: bool = False
     reload: bool = False
+    keep_stopped: bool = False
 
 
 VERBS = ("start", "stop", "restart", "reload", "delete", "reset")
@@ -267,7 +268,8 @@ class DaemonView(Struct, tag="daemon"):
     """`started_at` is Unix time in seconds, `warnings` what a user ought to know (a state file put aside, …).
 
     `ladders` says in words on which step of each this host stands: `spawn`, how children are made; `trees`, how trees
-    are kept; `kill`, how they are ended; `limits`, which can be held and which cannot.
+    are kept; `kill`, how they are ended; `limits`, which can be held and which cannot; `sockets`, how it is found out
+    whose a socket is.
     """
 
     pid: int
@@ -363,6 +365,16 @@ class SendAlert(Struct):
     headers: dict[str, str] = {}
     command: list[str] = []
     working_dir: str = "/"
+
+
+class Match(Struct):
+    """What a helper is to wait for: a line that matches `pattern` and comes to one of `files` behind the offset there;
+    behind -1, at `since` or later, a Unix time in ns. Without files it is to be waited for no more."""
+
+    number: int
+    pattern: str = ""
+    files: dict[str, int] = {}
+    since: int = 0
 
 
 class Letter(Struct):

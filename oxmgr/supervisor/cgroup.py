@@ -51,6 +51,21 @@ class Cgroups:
             return path, False
         return path, True
 
+    def make_leaf(self, name: str) -> tuple[str, int]:
+        """A folder for what is run beside instances, and an fd to be born into it by; ("", -1) where there can be none.
+        Never one that is there: the kernel kills what is born into one that was killed (see `_is_survived`)."""
+        if not self.base:
+            return "", -1
+        path = ""
+        try:
+            for number in range(_OTHERS):
+                path, made = self.make(f"{name}.{number}" if number else name)
+                if made:
+                    return path, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            remove(path)
+        return "", -1
+
     def folders(self) -> list[str]:
         """Of all instances that are there, whoever made them."""
         if not self.base:

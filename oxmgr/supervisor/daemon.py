@@ -50,7 +50,10 @@ HOLD = 5.0
 
 CONTROL = "control"
 LOCK = "lock"
-"""What the guard keeps: the socket that listens, and the home's lock."""
+STATE_LOCK = "state/lock"
+STOP = "stop"
+"""What the guard keeps: the socket that listens, the locks of the run folder and of the state folder, and that all is
+to be stopped, of which it knows itself only where SIGTERM has come."""
 _OPEN_LOCK = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 TYPE_CHECKING = False
@@ -64,30 +67,34 @@ ENDS = (SIGTERM, SIGINT, SIGQUIT)
 def main(options: dict[str, str]) -> int:
     """Supervise until told to end; the exit code. `guard` is the fd of the guard that has started us. `group` may use
     the socket as well. To the fd `told` goes one line: empty when the daemon answers, else why it does not. `hold`:
-    nothing is started before the command that has started this daemon has said what it wants. `lock`,
-    `control` and `files` are from a daemon that has executed us in its place: the home's lock, the socket that listens,
-    and the limit on open files that it was given. `first` is the file of `oxmgr runtime`, which each daemon of it gets.
-    `check`: only say whether we could go on with what is there."""
+    nothing is started before the command that has started this daemon has said what it wants. `lock`, `state_lock`,
+    `control` and `files` are from a daemon that has executed us in its place: its locks, the socket that listens, and
+    the limit on open files that it was given. `first` is the file of `oxmgr runtime`, which each daemon of it gets.
+    `check`: only say whether we could go on with what is there; `desired` and `journal` are then what the disk has not
+    of it."""
     os.umask(0o077)
+    _open_standard_files()
     told = int(options.get("told", "-1"))
     guard = Guard(int(options.get("guard", "-1")))
     try:
         places = find_places(dict(os.environ), os.getuid())
         if "check" in options:
-            return say_check(places)
+            return say_check(places, options)
+        _check_proc()
         _make_folders(places)
         log = Log(places.daemon_log)
         guard.say = log
         guard.fetch()
         kept = guard.claim("told")
         told = kept if kept >= 0 else told
-        runtime = _runtime(options, guard)
+        runtime = Runtime(int(options["first"]), guard, replaced="lock" in options) if "first" in options else None
         _make_run_folder(places, int(options.get("group", "-1")))
-        lock = _take_lock(places, guard, int(options.get("lock", "-1")))
+        lock = _take_lock(guard, LOCK, int(options.get("lock", "-1")), places.locks[0], lambda: _lock(places))
         notes = Notes(places.notes)
         if runtime is None or not runtime.fresh:
             notes.end_unbegun()
-        state_lock = _lock_state(places)
+        given = int(options.get("state_lock", "-1"))
+        state_lock = _take_lock(guard, STATE_LOCK, given, places.locks[1], lambda: _lock_state(places))
         hold = told >= 0 and options.get("hold") == "1"
         run = _set_up(places, options, lock, state_lock, log, guard, notes, runtime, hold=hold)
     except (OSError, ValueError, CannotStart, Refusal) as error:
@@ -100,6 +107,13 @@ def main(options: dict[str, str]) -> int:
     guard.forget("told")
     guard.answers()
     return run()
+
+
+def _open_standard_files() -> None:
+    """What is opened must not get the number of one: apps print there."""
+    while (fd := os.open("/dev/null", os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _why_not(error: OSError) -> str:
@@ -149,22 +163,25 @@ def _set_up(
     journal = Journal(places.journal, loop, health, Spare("journal", guard))
     past = journal.load()
     events = Events(EventFile(places.events, loop, health), log)
-    messenger = Messenger(
-        loop, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
-    )
     # Without a state folder nothing is known of an earlier daemon either.
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     trees.guard = lambda: guard.pid if guard.fd >= 0 else 0
     outputs = Outputs(loop, places, background, log, guard)
+    messenger = Messenger(
+        loop, trees, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
+    )
     events.heard = Alerting(loop, messenger, outputs.files).hear
     endpoints = Endpoints(loop, places, guard, trees, log)
     launcher = Launcher(places, loop, background, trees, outputs, given, endpoints, notes)
     fleet = Fleet(loop, journal, events, trees, launcher, places, background)
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
     Aging(loop, background, outputs, fleet)
-    handover = Handover(loop, desired, launcher, guard, log, lock, given, options)
+    handover = Handover(loop, desired, launcher, guard, log, [lock, state_lock], given, options)
+    handover.leaving = messenger.take_back
     commands.handover = handover
+    stopping = guard.claim(STOP) >= 0
+    commands.on_ending = lambda: None if stopping else guard.keep(STOP, os.dup(outputs.null))
     signals = native.signalfd(list(SIGNALS))
     loop.add(signals, READ, lambda _: _on_signals(native.read_signals(signals), fleet, commands))
     server = Server(places.socket, group, loop, log, _kept_socket(guard, options))
@@ -190,17 +207,21 @@ def _set_up(
     # Only now: written before, it would not have what is being taken over, should this daemon die meanwhile.
     journal.open(lambda: [*map(observed, fleet.everything()), *fleet.unknown.values()])
     notes.begin()
+    if runtime is not None:
+        runtime.has_begun()
     guard.forget_unclaimed()
     guard.on_exits = takeover.on_exits
     guard.on_signal = lambda number, typed: _on_signals([number], fleet, commands)
     guard.on_lost = lambda: None if commands.ending else handover.become_guard()
     guard.join(loop)
     if runtime is None:
-        commands.start_first([] if guard.stopping else start, HOLD if hold else 0.0)
+        commands.start_first([] if stopping or guard.stopping else start, HOLD if hold else 0.0)
+        if stopping and not guard.stopping:
+            loop.at(0.0, lambda: commands.shut_down(signalled=True))
     else:
         guard.on_signal = runtime.on_signal
         events.on_event = runtime.tell
-        runtime.begin(fleet, commands, loop, log, start)
+        runtime.begin(fleet, commands, loop, log, start, stopping=stopping)
     handover.renew_guard()
 
     def run() -> int:
@@ -222,6 +243,8 @@ def _set_up(
         code = 0 if runtime is None else runtime.final_code()
         guard.end(code, 0.0 if runtime is None else runtime.rest)
         guard.forget(LOCK)
+        guard.forget(STATE_LOCK)
+        handover.end_guard()
         os.close(lock)
         if state_lock >= 0:
             os.close(state_lock)
@@ -231,10 +254,13 @@ def _set_up(
     return run
 
 
-def _runtime(options: dict[str, str], guard: Guard) -> "Runtime | None":
-    # No lock is kept: nobody has supervised here since the guard began.
-    fresh = LOCK not in guard.kept and "lock" not in options
-    return Runtime(int(options["first"]), guard, fresh=fresh) if "first" in options else None
+def _check_proc() -> None:
+    for path in ("/proc/self/fd", "/proc/sys/kernel/random/boot_id"):
+        if not os.path.exists(path):
+            raise CannotStart(
+                f"{path} is not there, and what runs is known by /proc alone: have it mounted, and all of it "
+                "(mount -t proc proc /proc)"
+            )
 
 
 def _make_folders(places: Places) -> None:
@@ -271,19 +297,22 @@ def _kept_socket(guard: Guard, options: dict[str, str]) -> int:
     return kept if kept >= 0 else given
 
 
-def _take_lock(places: Places, guard: Guard, fd: int) -> int:
+def _take_lock(guard: Guard, name: str, given: int, path: str, take: "Callable[[], int]") -> int:
     """The one that a daemon before us held, which the guard has kept so that nobody else takes the home between us, or
-    has given us itself (`fd`); or else the lock."""
-    kept = guard.claim(LOCK)
-    if kept >= 0 and fd >= 0:
-        os.close(fd)
-    one = kept if kept >= 0 else fd
-    if one >= 0 and _is_lock(one, places.locks[0]):
-        _sign(one)
-        guard.keep(LOCK, one)
-        return one
-    lock = _lock(places)
-    guard.keep(LOCK, lock)
+    has given us itself (`given`); or else the lock, -1 if there can be none."""
+    kept = guard.claim(name)
+    if kept >= 0 and given >= 0:
+        os.close(given)
+    lock = kept if kept >= 0 else given
+    if lock >= 0 and _is_lock(lock, path):
+        _sign(lock)
+    else:
+        if lock >= 0:
+            guard.forget(name)
+            os.close(lock)
+        lock = take()
+    if lock >= 0:
+        guard.keep(name, lock)
     return lock
 
 

@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import sys
+import time
 from _socket import SCM_RIGHTS, SO_PEERCRED, SOL_SOCKET, socket
 
 from oxmgr.supervisor.loop import READ, WRITE
@@ -169,6 +170,26 @@ class Guard:
         finally:
             os.close(words)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether all that was said to it is on its way, and does not end with us."""
+        return not self._unsent
+
+    def flush(self) -> bool:
+        """Wait until it is, or has not been for PATIENCE seconds; whether it is."""
+        end = time.monotonic() + PATIENCE
+        while self._unsent and self._socket is not None:
+            if not select.select([], [self.fd], [], max(0.0, end - time.monotonic()))[1]:
+                break
+            self._send_unsent()
+        return self.is_told
+
+    def _send_unsent(self) -> None:
+        while self._unsent and self._sends(*self._unsent[0]):
+            fd = self._unsent.pop(0)[1]
+            if fd >= 0:
+                os.close(fd)
+
     def _send(self, data: bytes, fd: int = -1) -> None:
         if self._unsent or not self._sends(data, fd):
             # It reads at once, but may be stopped. The fd may be closed before it reads.
@@ -196,10 +217,7 @@ class Guard:
 
     def _on_ready(self, events: int) -> None:
         if events & WRITE:
-            while self._unsent and self._sends(*self._unsent[0]):
-                fd = self._unsent.pop(0)[1]
-                if fd >= 0:
-                    os.close(fd)
+            self._send_unsent()
             if not self._unsent and self._loop is not None:
                 self._loop.change(self.fd, READ)
         if events & ~WRITE:
@@ -253,7 +271,8 @@ class Guard:
         elif kind == SIGNAL:
             self._signals.append((value, a == 1))
         elif kind == REFUSED:
-            self.say(f"the guard does not keep {name}: {os.strerror(value)}")
+            what = "make way for another" if a == REPLACE else f"keep {name}"
+            self.say(f"the guard does not {what}: {os.strerror(value)}")
         for fd in fds:
             os.close(fd)
 

@@ -36,8 +36,8 @@ LASTING = ("group", "first")
 
 
 class Handover:
-    """`lock` is the home's, `given` the limit on open files that we were given, as a triple for a start, `options` what
-    we were started with."""
+    """`locks` are those of the run folder and of the state folder (-1: none), `given` the limit on open files that we
+    were given, as a triple for a start, `options` what we were started with."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Handover:
         launcher: "Launcher",
         guard: "Guard",
         log: "Log",
-        lock: int,
+        locks: list[int],
         given: list[int],
         options: dict[str, str],
     ) -> None:
@@ -58,11 +58,13 @@ class Handover:
         self._launcher = launcher
         self._guard = guard
         self._log = log
-        self._lock = lock
+        self._locks = locks
         self._given = given
         self._options = [f"{key}={options[key]}" for key in LASTING if key in options]
         self._first = [int(options["first"])] if "first" in options else []
         self._going = False
+        self.leaving: Callable[[], object] = lambda: None
+        """Called just before we are executed as another: nothing of ours runs on that it knows nothing of."""
         self.control = -1
         """The socket that listens."""
 
@@ -73,40 +75,49 @@ class Handover:
 
     # --- another daemon ---
 
-    def replace(self, argv: list[str], answer: "Callable[[str], object]") -> None:
+    def replace(self, argv: list[str], answer: "Callable[[str], object]", hang_up: "Callable[[], object]") -> None:
         """Be replaced by the daemon that these words start. `answer` is called with "" just before, or with why not:
-        then everything is as it was."""
+        then everything is as it was; so it is when `hang_up` is called, for it cannot be executed after all."""
         if self._going:
             answer("it is being replaced already")
             return
 
-        def checked(why: str) -> None:
-            if why:
+        def checked(said: str) -> None:
+            if said != "ok":
                 self._going = False
-                answer(f"the other one cannot go on with what is here: {why}")
+                answer(f"the other one cannot go on with what is here: {said}")
             else:
-                self._when_quiet(lambda: self._execute(argv, answer), answer)
+                self._when_quiet(lambda: self._execute(argv, answer, hang_up), answer)
 
         self._going = True
-        try:
-            _Check(self._loop, [*argv, "check=1"], checked)
-        except OSError as error:
-            checked(error.strerror or str(error))
+        self._ask([*argv, "check=1", *self._unwritten()], checked)
 
-    def _execute(self, argv: list[str], answer: "Callable[[str], object]") -> None:
+    def _unwritten(self) -> list[str]:
+        """Where it finds what the next daemon has from the guard instead of from the disk."""
+        spares = ((kind, self._guard.copies.get(f"state/{kind}", -1)) for kind in ("desired", "journal"))
+        return [f"{kind}=/proc/{os.getpid()}/fd/{fd}" for kind, fd in spares if fd >= 0]
+
+    def _ask(self, words: list[str], done: "Callable[[str], object]") -> None:
+        try:
+            _Question(self._loop, words, done)
+        except OSError as error:
+            done(error.strerror or str(error))
+
+    def _execute(self, argv: list[str], answer: "Callable[[str], object]", hang_up: "Callable[[], object]") -> None:
         if self._guard.fd < 0 and not self._desired.saved:
             self._going = False
             answer("what is desired cannot be written, and there is no guard to keep it")
             return
         answer("")
-        words = [*argv, *self._options, f"lock={self._lock}", f"control={self.control}", f"files={self._given[1]}"]
-        passed = [self._lock, self.control, *self._first]
-        if self._guard.fd >= 0:
-            words.append(f"guard={self._guard.fd}")
-            passed.append(self._guard.fd)
+        named = dict(zip(("lock", "state_lock"), self._locks, strict=True))
+        named |= {"control": self.control, "guard": self._guard.fd}
+        named = {name: fd for name, fd in named.items() if fd >= 0}
+        passed = [*named.values(), *self._first]
+        words = [*argv, *self._options, *(f"{name}={fd}" for name, fd in named.items()), f"files={self._given[1]}"]
         self._log(f"replaced by {argv[0]} {argv[3]}")
         for fd in passed:
             os.set_inheritable(fd, True)
+        self.leaving()
         try:
             os.execv(argv[0], words)
         except OSError as error:
@@ -114,18 +125,19 @@ class Handover:
             for fd in passed:
                 os.set_inheritable(fd, False)
             self._log(f"cannot be replaced: {argv[0]}: {error.strerror}")
+            hang_up()
 
     def _when_quiet(self, go: "Callable[[], object]", cannot: "Callable[[str], object]", since: float = 0.0) -> None:
-        """Once nothing is under way in a thread, which would end with us: a start, what is being saved."""
+        """Once nothing is under way that would end with us: a start, what is being saved, what the guard is told."""
         now = time.monotonic()
         since = since or now
-        if self._desired.idle and not self._launcher.in_flight:
+        if self._desired.idle and not self._launcher.in_flight and self._guard.is_told:
             go()
         elif now - since < PATIENCE:
             self._loop.at(now + AGAIN, lambda: self._when_quiet(go, cannot, since))
         else:
             self._going = False
-            cannot("a start or the disk takes its time: try again")
+            cannot("a start, the disk or the guard takes its time: try again")
 
     # --- another guard ---
 
@@ -135,11 +147,29 @@ class Handover:
         return [f"{package}/{GUARD}", "-", "-", *self.program, f"guard={guards.FD}", *self._options]
 
     def renew_guard(self) -> None:
-        """Where the guard is not what it would be today, by its program or by how it starts us, it is replaced."""
+        """Where the guard is not what it would be today, by its program or by how it starts us, it is replaced; unless
+        the other one would not understand what it is left."""
         words = self.guard_words()
-        if self._guard.fd >= 0 and not _is_guard(self._guard.pid, words):
-            self._log("the guard is replaced")
-            self._guard.replace(words)
+        if self._guard.fd < 0 or _is_guard(self._guard.pid, words):
+            return
+
+        def checked(said: str) -> None:
+            if said == str(self._guard.version):
+                self._log("the guard is replaced")
+                self._guard.replace(words)
+            else:
+                self._log(
+                    f"the guard, pid {self._guard.pid}, stays as it is, of version {self._guard.version}: another one, "
+                    f"{words[0]}, says {said!r} where it was asked for its own; once all is stopped, that is started"
+                )
+
+        self._ask([words[0], "check"], checked)
+
+    def end_guard(self) -> None:
+        """What it is told last is on its way when this returns: that we end on purpose. One that cannot be told would
+        start everything again, and is killed, if it is not process 1."""
+        if not self._guard.flush() and self._guard.pid > 1:
+            self._kill_guard()
 
     def become_guard(self) -> None:
         """We have lost it. Whoever is the parent of all that runs has to be one: so we execute its program, and it
@@ -173,6 +203,7 @@ class Handover:
             for fd in (*kept, int(words[1])):
                 os.set_inheritable(fd, True)
             self._log("becoming the guard")
+            self.leaving()
             os.execv(words[0], words)
         except OSError as error:
             for fd in kept:
@@ -193,8 +224,8 @@ def _is_guard(pid: int, words: list[str]) -> bool:
         return False
 
 
-class _Check:
-    """Runs another daemon's `check`; `done` is called with what it has against going on, or ""."""
+class _Question:
+    """Runs a program; `done` is called with the last line that it prints, or with why there is none."""
 
     def __init__(self, loop: "Loop", words: list[str], done: "Callable[[str], object]") -> None:
         self._loop = loop
@@ -220,14 +251,14 @@ class _Check:
             os.close(said)
             os.close(null)
         loop.add(self._reading, READ, self._on_said)
-        self._timer = loop.at(time.monotonic() + PATIENCE, lambda: self._end("it does not say whether it can"))
+        self._timer = loop.at(time.monotonic() + PATIENCE, lambda: self._end("it does not answer"))
 
     def _on_said(self, _: int) -> None:
         data = os.read(self._reading, 4096)
         self._said += data
         if not data or len(self._said) > 64 * 1024:
             lines = self._said.decode(errors="replace").strip().splitlines()
-            self._end("" if lines == ["ok"] else lines[-1] if lines else "it ends without a word")
+            self._end(lines[-1] if lines else "it ends without a word")
 
     def _end(self, why: str) -> None:
         if self._timer is not None:
@@ -238,19 +269,16 @@ class _Check:
         self._done(why)
 
 
-def say_check(places: "Places") -> int:
+def say_check(places: "Places", options: dict[str, str]) -> int:
     """For who is about to be replaced by us."""
-    why = check(places)
+    why = check(options.get("desired", places.desired), options.get("journal", places.journal))
     print(why or "ok", flush=True)
     return 1 if why else 0
 
 
-def check(places: "Places") -> str:
+def check(desired: str, journal: str) -> str:
     """Why we could not go on with the state that is there, or "": it is a later version's, or not to be understood."""
-    for kind, path, decoder in (
-        ("desired", places.desired, Decoder(Saved)),
-        ("journal", places.journal, Decoder(Journaled)),
-    ):
+    for kind, path, decoder in (("desired", desired, Decoder(Saved)), ("journal", journal, Decoder(Journaled))):
         try:
             with open(path, "rb") as file:
                 payloads = read_records(kind, file.read())[0]

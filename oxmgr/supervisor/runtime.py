@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 PASSED_ON = (SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH)
 """And the real-time ones."""
 TYPED = (SIGHUP, SIGINT, SIGQUIT)
+BEGUN = "begun"
 APPLIED = "applied"
 ENDING = "ending "
-"""What the guard keeps: that the apps of the order are desired, and that the end has begun, with which code behind it.
-A stop by SIGTERM it knows itself."""
+STOP_BY = "stop by "
+"""What the guard keeps: that the journal is of this run of the container, that the apps of the order are desired, that
+the end has begun, with which code behind it, and that a signal has asked for it, with the number of the one by which
+the apps are stopped. A stop by SIGTERM it knows itself."""
 HURRY_AGAIN = 0.5
 REST = 1.0
 """Seconds that what is no app's has at the end, whatever the apps took, unless the grace is shorter."""
@@ -47,11 +50,12 @@ def _read_order(fd: int) -> messages.Runtime:
 
 
 class Runtime:
-    """`fresh`: nothing runs yet, and what an earlier run of the container has left says nothing of this one. `rest` is
-    how many seconds what is left at the end has."""
+    """`fresh`: nothing runs yet, and what an earlier run of the container has left says nothing of this one; not if we
+    have `replaced` another daemon. `rest` is how many seconds what is left at the end has."""
 
-    def __init__(self, fd: int, guard: "Guard", *, fresh: bool) -> None:
-        self.fresh = fresh
+    def __init__(self, fd: int, guard: "Guard", *, replaced: bool) -> None:
+        self._begun = guard.claim(BEGUN) >= 0
+        self.fresh = not self._begun and not replaced
         self._order = _read_order(fd)
         self._fd = fd
         self._guard = guard
@@ -62,6 +66,9 @@ class Runtime:
         self._decided = bool(ending)
         self._code = int(ending.removeprefix(ENDING)) if ending else 0
         self._asked = False
+        by = next((name for name in guard.kept if name.startswith(STOP_BY)), "")
+        guard.claim(by)
+        self._by = int(by.removeprefix(STOP_BY)) if by else 0
         self._deadline = 0.0
 
     @property
@@ -69,6 +76,15 @@ class Runtime:
         return min(self._order.grace, max(REST, self._deadline - time.monotonic()))
 
     # --- the start ---
+
+    def has_begun(self) -> None:
+        """To be called once the journal says nothing of an earlier run any more."""
+        if not self._begun:
+            self._mark(BEGUN)
+
+    def _mark(self, name: str) -> None:
+        # An fd for each: a guard that this daemon becomes has them under the same numbers.
+        self._guard.keep(name, os.dup(self._fd))
 
     def want(self, desired: "Desired", fleet: "Fleet", logs: str) -> None:
         """Make the apps of the order what is desired, and nothing else, unless a daemon before us has. Refusal."""
@@ -85,8 +101,18 @@ class Runtime:
         for spec in self._order.apply.specs:
             draft.put(spec, self._order.apply.environ)
 
-    def begin(self, fleet: "Fleet", commands: "Commands", loop: "Loop", log: "Log", start: "list[Instance]") -> None:
-        """Start these, once they have a network; go on with an end that a daemon before us had begun."""
+    def begin(
+        self,
+        fleet: "Fleet",
+        commands: "Commands",
+        loop: "Loop",
+        log: "Log",
+        start: "list[Instance]",
+        *,
+        stopping: bool,
+    ) -> None:
+        """Start these, once they have a network; go on with an end that a daemon before us had begun (`stopping`: was
+        told to)."""
         self._fleet, self._commands, self._loop = fleet, commands, loop
         changed = fleet.changed
 
@@ -97,11 +123,14 @@ class Runtime:
         fleet.changed = on_change
         if not self._applied:
             # That the disk did not take it is no reason to do it again: the guard has it then (oxmgr.supervisor.spare).
-            self._desired.commit(self._change, lambda error: self._guard.keep(APPLIED, self._fd))
-        if self._guard.stopping and self._order.rewrites.get(SIGTERM, SIGTERM):
+            self._desired.commit(self._change, lambda error: self._mark(APPLIED))
+        told_again = self._guard.stopping and self._order.rewrites.get(SIGTERM, SIGTERM)
+        if told_again:
             start = []
-        if self._decided:
+        if self._decided or (stopping and not self._by):
             self._stop()
+        elif self._by and not told_again:
+            self._on_term(self._by)
         elif is_loopback_down():
             fleet.launcher.networks.raise_loopback(lambda why: self._start(start, log, why))
         else:
@@ -143,6 +172,9 @@ class Runtime:
             self._hurry()
             return
         self._asked = True
+        if not self._by:
+            self._by = number
+            self._mark(f"{STOP_BY}{number}")
         if self._commands.ending:
             return
         if number != SIGTERM:
@@ -177,7 +209,7 @@ class Runtime:
             ended = [one for one in self._fleet if one.state.status in (is_.EXITED, is_.ERRORED)]
             last = instance if instance in ended or not ended else max(ended, key=lambda one: one.state.ended)
             self._code, self._decided = exit_code(last), True
-            self._guard.keep(f"{ENDING}{self._code}", self._fd)
+            self._mark(f"{ENDING}{self._code}")
             self._stop()
 
     def _is_over(self, instance: "Instance") -> bool:

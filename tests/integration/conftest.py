@@ -16,7 +16,8 @@ import pytest
 
 from oxmgr.client.connection import NoDaemon, connect
 from oxmgr.model.messages import Apply, StopDaemon
-from tests.conftest import DEADLINE, Home, children
+from tests.conftest import DEADLINE, WITHOUT_CGROUPS, Home, children
+from tests.containers import Container
 
 COMMAND = f"{os.path.dirname(sys.executable)}/oxmgr"
 Result = subprocess.CompletedProcess[str]
@@ -128,3 +129,17 @@ def raw(home: Home) -> Iterator[socket.socket]:
         sock.settimeout(5)
         sock.connect(home.places.socket)
         yield sock
+
+
+@pytest.fixture
+def container(empty_home: Home) -> Iterator[Container]:
+    made = Container(empty_home)
+    yield made
+    made.end()
+
+
+@pytest.fixture(params=["cgroup", "walk"])
+def each(request: pytest.FixtureRequest, container: Container) -> Container:
+    if request.param == "walk":
+        container.wrap = WITHOUT_CGROUPS
+    return container

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DEADLINE, REPOSITORY, WITHOUT_CGROUPS, Home, wait_until
+from tests.conftest import DEADLINE, REPOSITORY, WITHOUT_CGROUPS, wait_until
 from tests.containers import COMMAND, ORPHANS, Container
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
@@ -27,20 +27,6 @@ USER = [
 ]
 DENY = [sys.executable, str(REPOSITORY / "tests/kernel/deny.py")]
 READ_ONLY = "mount -t tmpfs none /dev/shm && mount -o remount,bind,ro / && "
-
-
-@pytest.fixture
-def container(empty_home: Home) -> Iterator[Container]:
-    made = Container(empty_home)
-    yield made
-    made.end()
-
-
-@pytest.fixture(params=["cgroup", "walk"])
-def each(request: pytest.FixtureRequest, container: Container) -> Container:
-    if request.param == "walk":
-        container.wrap = WITHOUT_CGROUPS
-    return container
 
 
 def sh(script: str) -> list[str]:
