@@ -224,9 +224,7 @@ class Takeover:
             fleet.take_up(instance, self._stopping(instance, seen, age))
         else:
             ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
-            if instance.app.spec.ready.startswith("log:"):
-                # Where its run begins is not known of a start that was noted in short: then every line is of it.
-                instance.marks = seen.marks or dict.fromkeys(fleet.launcher.outputs.files(instance), 0)
+            instance.marks = seen.marks
             fleet.send(instance, Adopted(main.pid, age, ready))
         fleet.launcher.endpoints.adopt(instance)
         if instance.untold:
