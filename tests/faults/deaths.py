@@ -249,11 +249,14 @@ exec {words} -- {self._place} "$@"
         self.home.daemon.kill()
         self.home.daemon.wait()
         self.counts["both killed"] += 1
-        # What ends now has nobody who holds its pipes.
+        self._note_unread()
+        self._start_or_adopt()
+
+    def _note_unread(self) -> None:
+        """What ends while daemon and guard are both dead has nobody who holds its pipes."""
         for kind in self.kinds.values():
             for index in range(kind.spec.instances):
                 self.unread[kind.spec.name, index].add(len(zoo.runs(self.home, kind.spec.name, index)))
-        self._start_or_adopt()
 
     def traced(self, *options: str) -> list[str]:
         """Have the next daemon traced while it starts and works; the trace."""
@@ -303,6 +306,8 @@ exec {words} -- {self._place} "$@"
         self.tracers.add(tracer.pid)
         try:
             os.kill(daemon, signal.SIGKILL)
+            if what.startswith("signal"):
+                self._note_unread()
             self._outlive(daemon)
         finally:
             detach(tracer)
