@@ -92,6 +92,7 @@ def main(options: dict[str, str]) -> int:
         notes = Notes(places.notes)
         if runtime is None or not runtime.fresh:
             notes.end_unbegun()
+        _outlive_unbegun(places)
         given = int(options.get("state_lock", "-1"))
         state_lock = _take_lock(guard, STATE_LOCK, given, places.locks[1], lambda: _lock_state(places))
         hold = told >= 0 and options.get("hold") == "1"
@@ -377,6 +378,22 @@ def _hold(places: Places, fd: int) -> int:
         raise kind(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
     _sign(fd)
     return fd
+
+
+def _outlive_unbegun(places: Places) -> None:
+    """What a killed daemon was about to start holds what that held until it is gone, the locks of cgroups and of log
+    files too. This one, of the run folder itself, the guard does not keep: so whoever else has it is one of them."""
+    fd = os.open(places.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    given_up = time.monotonic() + LEFT_BEHIND
+    while time.monotonic() < given_up:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.001)
+        except OSError:
+            return  # this disk has no locks
+    raise CannotStart("what the daemon before was about to start has not ended yet, and holds its locks")
 
 
 def _lives(pid: int) -> bool:
