@@ -175,6 +175,12 @@ int ox_watch_remove(int fd, int number);
 #define OX_WATCH_FORGOTTEN 0x8000
 #define OX_WATCH_FOLDER 0x40000000
 
+/* --- sockets --- */
+
+/* Whether a process has one of these sockets open, by their inodes. Looks at *budget fds at most, and counts them off.
+ * Returns 1, 0, -EAGAIN when there are more, or -errno where it cannot be looked at. */
+int ox_has_socket(int pid, const uint64_t *inodes, int count, int64_t *budget);
+
 /* --- logs --- */
 
 /* Moves up to budget bytes from a pipe to a file at *offset, and *offset on. Returns how many; 0: there are none. */

@@ -5,6 +5,7 @@ handle, and counted as a failure of the test that made it.
 """
 
 import os
+import resource
 import select
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # `make native-test` builds the package a second time, under the sanitizers.
@@ -127,7 +129,9 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     while left:
         for pid in left:
             try:
-                told.append(f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes()[:200]!r}")
+                # Without a word it has no memory any more: it was killed, and is on its way to be reaped.
+                if words := Path(f"/proc/{pid}/cmdline").read_bytes():
+                    told.append(f"{pid} {words[:200]!r}")
             except OSError:
                 pass
             end_tree(pid)
@@ -184,7 +188,7 @@ class Home:
         self.daemon = subprocess.Popen(argv, env=self.env, pass_fds=[told], stdin=subprocess.DEVNULL)
         os.close(told)
         with open(reading, "rb") as file:
-            why = file.read()
+            why = file.readline()
         assert why == b"\n", why
         return self.daemon.pid
 
@@ -359,8 +363,23 @@ def home(empty_home: Home) -> Home:
     return empty_home
 
 
+@contextmanager
+def no_more_files(home: Home) -> Iterator[None]:
+    """The daemon has no file descriptor left."""
+    assert home.daemon is not None
+    pid = home.daemon.pid
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    free = next(number for number in range(before[0]) if number not in taken)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
 def actions(done: Done) -> dict[str, str]:
     return {change.app: change.action for change in done.changes}
 
 
-__all__ = ["Change", "Home", "actions", "children", "tree", "wait_until"]
+__all__ = ["Change", "Home", "actions", "children", "no_more_files", "tree", "wait_until"]

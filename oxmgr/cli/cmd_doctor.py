@@ -95,7 +95,7 @@ def _instances(count: int) -> str:
     return f"{count} instance{'' if count == 1 else 's'}"
 
 
-LADDERS = ("spawn", "trees", "kill", "limits")
+LADDERS = ("spawn", "trees", "kill", "limits", "sockets")
 
 
 def ladders(view: DaemonView) -> list[Finding]:

@@ -3,9 +3,10 @@
 import select
 import sys
 import time
+from functools import partial
 
 from oxmgr.cli.context import ask, my_places
-from oxmgr.cli.output import DIM, GREEN, RED, YELLOW, paint, printable, wants_colour, warn
+from oxmgr.cli.output import DIM, GREEN, RED, STDOUT, YELLOW, fail_unread, paint, printable, wants_colour, warn
 from oxmgr.cli.parser import Args, Usage, nearest
 from oxmgr.client.connection import Connection, NoDaemon, NotRunning, connect
 from oxmgr.client.saved import read_saved, read_saved_events
@@ -123,7 +124,8 @@ def follow(places: "Places", connection: Connection, last: int) -> "Iterator[Eve
     while True:
         ends = False
         try:
-            for reply in connection.stream(GetEvents(after=last, limit=ALL, follow=True)):
+            ask_for = GetEvents(after=last, limit=ALL, follow=True)
+            for reply in connection.stream(ask_for, partial(_wait, connection.fileno())):
                 if isinstance(reply, EventsLost):
                     warn(f"{reply.count} events are not kept any more, and were not shown")
                 elif isinstance(reply, Event):
@@ -135,6 +137,14 @@ def follow(places: "Places", connection: Connection, last: int) -> "Iterator[Eve
         if ends:
             return
         connection = next_daemon(places)
+
+
+def _wait(daemon: int) -> None:
+    """Until it says something. BrokenPipeError when nobody would read it."""
+    poll = select.poll()
+    poll.register(daemon, select.POLLIN)
+    poll.register(STDOUT, 0)
+    fail_unread(dict(poll.poll()))
 
 
 def next_daemon(places: "Places") -> Connection:

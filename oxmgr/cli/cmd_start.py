@@ -126,7 +126,7 @@ def _hint(word: str, views: list[InstanceView]) -> str:
 
 def app(args: Args) -> Spec:
     """The app that the words and options of this command line mean."""
-    from oxmgr.config.cpus import count_cpus
+    from oxmgr.config.cpus import count_usable
     from oxmgr.config.detect import app_from_words
     from oxmgr.config.errors import error
 
@@ -139,7 +139,7 @@ def app(args: Args) -> Spec:
     folder = os.path.abspath(args.one("cwd") or os.getcwd())
     if not os.path.isdir(folder):
         raise error(f"--cwd: the folder {folder} does not exist")
-    instances = count_cpus() if args.one("instances") == "max" else args.number("instances", 1)
+    instances = count_usable() if args.one("instances") == "max" else args.number("instances", 1)
     if instances < 1:
         raise Usage("--instances is at least 1, or max")
     namespace = args.one("namespace") or "default"

@@ -6,7 +6,7 @@ import time
 
 from oxmgr.cli.logprint import Printer
 from oxmgr.cli.logsources import Sources
-from oxmgr.cli.output import warn
+from oxmgr.cli.output import STDOUT, fail_unread, warn
 from oxmgr.client.connection import Connection, NoDaemon, Refused, connect
 from oxmgr.client.inotify import CREATE, DELETE, MOVED_TO, FolderWatch
 from oxmgr.client.logchain import NOT_LOGS, Chain, open_live, rotated_at
@@ -76,6 +76,7 @@ class Follow:
     def run(self, until: int = -1) -> None:
         """Until that fd becomes readable, if there is one, and what was printed before that has been shown."""
         poll = select.poll()
+        poll.register(STDOUT, 0)
         for fd in (until, self._folders.fd if self._folders is not None else -1):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
@@ -83,7 +84,8 @@ class Follow:
         dirty = dict.fromkeys(self._followers.values())
         while True:
             behind = self._show(dirty)
-            ready = {fd for fd, _ in poll.poll(0 if behind else self._timeout())}
+            ready = dict(poll.poll(0 if behind else self._timeout()))
+            fail_unread(ready)
             dirty = dict.fromkeys(behind)
             if self._folders is not None and self._folders.fd in ready:
                 dirty |= self._look_at_events(self._folders)

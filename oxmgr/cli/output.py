@@ -1,6 +1,7 @@
 """How things look: tables that fit the terminal, colours where they are wanted, times and sizes for people."""
 
 import os
+import select
 import sys
 import time
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 GREEN, YELLOW, RED, BLUE, MAGENTA, CYAN, DIM, BOLD = "32", "33", "31", "34", "35", "36", "2", "1"
+
+STDOUT = 1
 
 STATUS_COLOURS = {
     "running": GREEN,
@@ -138,6 +141,13 @@ def size(count: float) -> str:
 def moment(seconds: float) -> str:
     """Unix time as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def fail_unread(ready: dict[int, int]) -> None:
+    """BrokenPipeError when nobody reads our standard output any more, as a poll that has STDOUT in it tells (poll(2):
+    POLLERR of a pipe, POLLHUP of a terminal or socket). Who follows may have nothing to write for long."""
+    if ready.get(STDOUT, 0) & (select.POLLERR | select.POLLHUP):
+        raise BrokenPipeError
 
 
 def print_json(value: object) -> None:

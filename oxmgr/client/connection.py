@@ -101,11 +101,16 @@ class Connection:
             if progress is not None:
                 progress(reply)
 
-    def stream(self, request: GetEvents) -> "Iterator[Event | EventsLost | EventsEnd]":
-        """The past events, EventsEnd, and with `follow` the events to come, until the daemon ends."""
+    def stream(
+        self, request: GetEvents, idle: "Callable[[], None]" = lambda: None
+    ) -> "Iterator[Event | EventsLost | EventsEnd]":
+        """The past events, EventsEnd, and with `follow` the events to come, until the daemon ends. `idle` is
+        called when none of these is here yet."""
         self._send(request)
         wait: Callable[[], object] = self._give_up
         while True:
+            if wait is _go_on and not self._buffer:
+                idle()
             reply = self._receive(wait)
             if isinstance(reply, Failed):
                 raise Refused(reply)

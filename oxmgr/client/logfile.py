@@ -10,6 +10,7 @@ from _stat import S_ISREG
 
 from oxmgr.client.logframe import may_have_frames, unframe
 from oxmgr.client.logindex import PAGE, FileBytes, Index
+from oxmgr.folders import open_to_read
 from oxmgr.model.codec import Struct
 
 TYPE_CHECKING = False
@@ -125,7 +126,7 @@ class LogFile:
             return
         for path in self._index_paths:
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                fd = open_to_read(path)
             except OSError:
                 continue
             index = self._read_index(fd) if S_ISREG(os.fstat(fd).st_mode) else Index(b"")
@@ -328,7 +329,7 @@ def split_lines(data: bytes) -> list[bytes]:
 def open_regular(path: str) -> int:
     """-1 when it is not there, not ours to read, or no file that has an end and can be read again."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = open_to_read(path)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise

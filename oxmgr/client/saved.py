@@ -82,13 +82,14 @@ def _read_desired(places: Places) -> tuple[Snapshot, list[str]]:
         except (FileNotFoundError, NotADirectoryError):
             found.append(missing())
             continue
-        except Newer as error:
-            # The next daemon does not go behind it either.
-            return missing(), [f"{path} cannot be read: {error}"]
-        except OSError as error:
+        except IsADirectoryError as error:
             found.append(missing())
             wrong.append(f"{path} cannot be read: {error.strerror}")
             continue
+        except (OSError, Newer) as error:
+            # The next daemon does not go behind it either.
+            why = error if isinstance(error, Newer) else error.strerror
+            return missing(), [f"{path} cannot be read: {why}"]
         if found[-1].wrong is None:
             break
         wrong.append(f"{path} is damaged: {found[-1].wrong}")

@@ -1,11 +1,34 @@
-"""How many CPUs a process of ours may use, and lists of CPUs."""
+"""How many CPUs the apps may use, and lists of CPUs."""
 
 import os
 
+from oxmgr.model.places import find_places
 
-def count_cpus(cgroup_root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> int:
-    """At least 1: the affinity mask, and the smallest cgroup v2 quota (cpu.max) above us, rounded up."""
-    count = len(os.sched_getaffinity(0))
+
+def count_usable() -> int:
+    """Of the daemon that runs, whose CPUs its apps inherit; without one, ours, for it would inherit them from us."""
+    pid = _daemon()
+    try:
+        return count_cpus(own=f"/proc/{pid or 'self'}/cgroup", pid=pid)
+    except ProcessLookupError:
+        return count_cpus()
+
+
+def _daemon() -> int:
+    """Its pid, 0 without one. What the lock says of one that was killed is another's number perhaps."""
+    try:
+        with open(find_places(dict(os.environ), os.getuid()).locks[0]) as file:
+            pid = int(file.read())
+        with open(f"/proc/{pid}/comm") as file:
+            return pid if file.read() == "oxmgr\n" else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def count_cpus(cgroup_root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup", pid: int = 0) -> int:
+    """At least 1: the affinity mask of that process (0: ours), and the smallest cgroup v2 quota (cpu.max) above it,
+    rounded up. ProcessLookupError when it is gone."""
+    count = len(os.sched_getaffinity(pid))
     try:
         with open(own) as file:
             paths = [line[3:].strip() for line in file if line.startswith("0::")]

@@ -29,7 +29,7 @@ KEYS = {
     for key in (
         Key("command", "command", "required", "a string: run directly when it holds no shell syntax, else by `/bin/sh -c`; an array: run directly"),
         Key("working_dir", "path", "the file's folder", "where it runs; `cwd` is the same"),
-        Key("instances", "instances", "1", 'how many copies, or `"max"`: the CPUs that may be used (affinity and cgroup quota)', 1, 10_000),
+        Key("instances", "instances", "1", 'how many copies, or `"max"`: the CPUs that the daemon may use (affinity and cgroup quota)', 1, 10_000),
         Key("env", "variables", "", "variables: strings, numbers or booleans; they win over `env_file`"),
         Key("env_file", "path", "", "a dotenv file"),
         Key("restart_on_exit", "bool", "absent", "true: restart on any exit; false: never; absent: when it failed"),
@@ -125,8 +125,8 @@ _LOGS = (
 )  # fmt: skip
 
 _HEALTH_CHECK = (
-    Key("endpoint", "endpoint", "", "an http URL that answers with 2xx or 3xx, as `http://127.0.0.1:3000/health`"),
-    Key("tcp", "tcp", "", "a port, or `address:port`, at which it listens"),
+    Key("endpoint", "endpoint", "", "an http URL that answers with 2xx or 3xx, as `http://127.0.0.1:3000/health`; where several instances share the socket, see [sockets](sockets.md#one-for-all-or-one-each)"),
+    Key("tcp", "tcp", "", "a port, or `address:port`, at which it listens; at a socket of `listen`: at which it accepts"),
     Key("command", "words", "", "a shell command that ends with 0"),
     Key("interval_secs", "number", "30", "from one check to the next", 0.1, 86_400),
     Key("timeout_secs", "number", "5", "no answer by then is a failure", 0.1, 3600),

@@ -10,7 +10,7 @@ from oxmgr.config.alerts import make_alerts
 from oxmgr.config.command import SHELL, program_error
 from oxmgr.config.env import read_env_file
 from oxmgr.config.errors import ConfigError, Problem, error, nearest
-from oxmgr.config.health import make_health_check
+from oxmgr.config.health import ASKS_NOTHING, make_health_check
 from oxmgr.config.hooks import make_hooks
 from oxmgr.config.limits import make_limits
 from oxmgr.config.lines import Path, find_lines, find_octals
@@ -290,6 +290,8 @@ class _Oxfile:
                 self.fail((*place, key), "makes no sense here: put it in the app's own table")
             elif key in keys.LATER:
                 self.fail((*place, key), "is not in this version of oxmgr: take it out")
+            elif key == "health_check" and one == {}:
+                self.fail((*place, key), ASKS_NOTHING)
             elif keys.is_table(key):
                 what = "a table of variables" if key == keys.VARIABLES else "a table"
                 written.update(((key, name), each) for name, each in self.table(one, (*place, key), what).items())

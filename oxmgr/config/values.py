@@ -4,7 +4,7 @@ import json
 import os
 
 from oxmgr.config.command import parse_command
-from oxmgr.config.cpus import count_cpus, host_cpus, read_cpus
+from oxmgr.config.cpus import count_usable, host_cpus, read_cpus
 from oxmgr.config.env import expand
 from oxmgr.config.errors import nearest
 from oxmgr.config.keys import Key
@@ -53,7 +53,7 @@ class Reader:
         return value
 
     def _instances(self, key: Key, value: object) -> object:
-        return count_cpus() if value == "max" else self._int(key, value, 'a number or "max"')
+        return count_usable() if value == "max" else self._int(key, value, 'a number or "max"')
 
     def _codes(self, key: Key, value: object) -> object:
         if not isinstance(value, list):

@@ -35,7 +35,7 @@ NOBODY = 65534
 
 def main() -> int:
     """The word behind the first two is the daemon's pid. Says on standard output how it went: `ok`, `again: WHY` or
-    `never: WHY`, without a word of what may be a secret. Ends with the daemon."""
+    `never: WHY`, without a word of what may be a secret. Ends with the daemon, and with it what its command runs."""
     end_with_daemon(int(sys.argv[3]))
     try:
         said = _do(int(sys.argv[3]))
@@ -62,9 +62,14 @@ def _do(daemon: int) -> str:
 
 
 def end_with_daemon(daemon: int) -> None:
-    _prctl.prctl(_prctl.PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl.prctl(_prctl.PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != daemon:
         sys.exit(1)
+
+
+def _on_end(number: int, frame: object) -> "NoReturn":
+    end_children()
+    os._exit(1)
 
 
 def become_nobody() -> None:
@@ -247,7 +252,8 @@ def prepare_command(order: SendAlert, body: bytes) -> "Callable[[], str]":
         return lambda: why
 
     def run() -> str:
-        # What it starts and leaves behind comes to us, and ends with us.
+        # What it starts and leaves behind comes to us, and ends with us, who get this when the daemon dies.
+        signal.signal(signal.SIGTERM, _on_end)
         _prctl.prctl(_prctl.PR_SET_CHILD_SUBREAPER, 1)
         message = os.memfd_create("alert")
         os.write(message, body)
@@ -259,7 +265,8 @@ def prepare_command(order: SendAlert, body: bytes) -> "Callable[[], str]":
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, **told},
-                start_new_session=True,
+                # Of our session, by which the daemon finds what we leave, should we be killed.
+                process_group=0,
             )
         except OSError as error:
             return f"{NEVER}: {order.command[0]}: {error.strerror}"

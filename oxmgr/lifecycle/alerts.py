@@ -18,7 +18,7 @@ PAUSES = (60.0, 600.0, 3600.0)
 """Seconds between two messages of a kind, by how many there were in a row."""
 
 CRASH, CRASH_LOOP, OOM, UNHEALTHY, LIMIT, ERRORED = "crash", "crash_loop", "oom", "unhealthy", "limit", "errored"
-SAME = {"limit": LIMIT, "unhealthy": UNHEALTHY, "errored": ERRORED}
+SAME = {"limit": LIMIT, "errored": ERRORED}
 """Events that are told as what they are."""
 
 TYPE_CHECKING = False
@@ -47,7 +47,7 @@ class Message(Struct, frozen=True, gc=False):
 
 class Trouble(Struct, frozen=True, gc=False):
     """What is known of an instance: when it crashed within its window, whether in a loop; `dying`: that it ran out of
-    memory was heard, but not yet that it has ended."""
+    memory or is unhealthy was heard, but not yet that it has ended for that."""
 
     crashes: tuple[float, ...] = ()
     looping: bool = False
@@ -133,6 +133,8 @@ def classify(was: Trouble, event: Event, spec: Spec, now: float) -> tuple[Troubl
         return _crashed(was, CRASH, spec, now, dying=False)
     if event.kind in ("exited", "stopped", "started"):
         return replace(was, dying=False), ""
+    if event.kind == "unhealthy":
+        return replace(was, dying=True), UNHEALTHY
     return was, SAME.get(event.kind, "")
 
 

@@ -161,7 +161,9 @@ class Emptied(Struct, frozen=True, gc=False):
 
 
 class Tick(Struct, frozen=True, gc=False):
-    """The deadline has come."""
+    """The deadline has come. `missing`: what it was asked last and how that went, if it was to get ready."""
+
+    missing: str = ""
 
 
 class Reset(Struct, frozen=True, gc=False):

@@ -212,7 +212,8 @@ def _not_ready(state: State, event: Tick, spec: Spec, now: float, roll: float) -
     if not state.pid or state.deadline is None:
         return state, ()
     waited = round(now - state.started, 1)
-    return _failing(state, Failing(f"not ready {waited:g} s after its start"), spec, now, roll)
+    why = f": {event.missing}" if event.missing else ""
+    return _failing(state, Failing(f"not ready {waited:g} s after its start{why}"), spec, now, roll)
 
 
 def _unhealthy(state: State, event: Failing, spec: Spec, now: float, roll: float) -> Step:

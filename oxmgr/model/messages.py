@@ -35,7 +35,7 @@ class Apply(Struct, tag="apply"):
 
     `environ` is the caller's environment as NUL-terminated `KEY=value`; an app takes it when this request
     starts or restarts it. `prune` deletes the apps that are not named. `plan_only` changes nothing. `reload`: those
-    that run are replaced also where nothing has changed.
+    that run are replaced also where nothing has changed. `keep_stopped`: instances that were stopped stay so.
     """
 
     specs: list[Spec]
@@ -43,6 +43,7 @@ class Apply(Struct, tag="apply"):
     prune: bool = False
     plan_only: bool = False
     reload: bool = False
+    keep_stopped: bool = False
 
 
 VERBS = ("start", "stop", "restart", "reload", "delete", "reset")
@@ -267,7 +268,8 @@ class DaemonView(Struct, tag="daemon"):
     """`started_at` is Unix time in seconds, `warnings` what a user ought to know (a state file put aside, …).
 
     `ladders` says in words on which step of each this host stands: `spawn`, how children are made; `trees`, how trees
-    are kept; `kill`, how they are ended; `limits`, which can be held and which cannot.
+    are kept; `kill`, how they are ended; `limits`, which can be held and which cannot; `sockets`, how it is found out
+    whose a socket is.
     """
 
     pid: int
@@ -365,6 +367,16 @@ class SendAlert(Struct):
     working_dir: str = "/"
 
 
+class Match(Struct):
+    """What a helper is to wait for: a line that matches `pattern` and comes to one of `files` behind the offset there;
+    behind -1, at `since` or later, a Unix time in ns. Without files it is to be waited for no more."""
+
+    number: int
+    pattern: str = ""
+    files: dict[str, int] = {}
+    since: int = 0
+
+
 class Letter(Struct):
     """A message that waits to be sent, and how often that was tried."""
 
@@ -401,7 +413,7 @@ Saved = SavedApp | SavedEnviron | SavedCount
 
 
 class Boot(Struct, tag="boot"):
-    """Head of the journal: which boot the pids behind it belong to (/proc/sys/kernel/random/boot_id)."""
+    """Head of the journal: which boot the pids behind it belong to (boot_id() in oxmgr/supervisor/files.py)."""
 
     id: str
 
@@ -416,7 +428,9 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     oxmgr.lifecycle.machine.State, `ooms` what its cgroup had counted. `run` tells those apart that replace each other;
     `extra` are those that were replaced, and those that are to replace one and do not yet.
     `done_until` is the Unix time up to which the times of its schedule are done (0: it has none). `made` is the
-    fingerprint of the spec that it was started by (0: its app's). `status_text` is as in InstanceView.
+    fingerprint of the spec that it was started by (0: its app's). `status_text` is as in InstanceView. `marks` are its
+    log files and where in each this run begins, while a line of it is waited for. `failures` counts the health checks
+    in a row that have failed.
     """
 
     app: str
@@ -441,6 +455,8 @@ class Observed(Struct, tag="seen", omit_defaults=True, gc=False):
     run: int = 0
     extra: bool = False
     done_until: float = 0.0
+    marks: dict[str, int] = {}
+    failures: int = 0
     made: int = 0
     status_text: str = ""
 

@@ -1,10 +1,13 @@
 """Addresses that are asked whether somebody answers. Pure."""
 
-LOCAL = "127.0.0.1"
+LOCAL = "localhost"
+LOCALS = ("127.0.0.1", "::1")
+"""What it means, in the order in which they are asked."""
 
 
 def address(text: str) -> tuple[str, int]:
-    """`3000`, `host:3000` or `[::1]:3000` → (host, port). ValueError, as a sentence."""
+    """`3000`, `host:3000` or `[::1]:3000` → (host, port); the host of a port alone is LOCAL. ValueError, as a
+    sentence."""
     host, colon, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal() and 1 <= int(port[:9]) <= 65535):
         raise ValueError(f"expected a port from 1 to 65535, alone or as host:port, got {text[:80]!r}")
@@ -14,8 +17,8 @@ def address(text: str) -> tuple[str, int]:
         raise ValueError(f"an IPv6 address stands in brackets, as [::1]:{port}, got {text[:80]!r}")
     if colon and not host:
         raise ValueError(f"expected host:port, got {text[:80]!r}")
-    host = LOCAL if host in ("", "localhost") else host
-    if not (":" in host or is_ipv4(host)):
+    host = host or LOCAL
+    if not (host == LOCAL or ":" in host or is_ipv4(host)):
         raise ValueError(f"{host[:80]!r} would have to be looked up: write its address, or use command:")
     return host, int(port)
 

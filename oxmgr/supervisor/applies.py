@@ -83,7 +83,8 @@ def is_finished(instance: "Instance") -> bool:
 
 class Work:
     """What is to be done to whom once the specs are in force: `start`, `restart`, replace without a gap (`roll`), end
-    and forget (`leave`), give other limits to (`limit`, beside what they had). `stay` are all that there are then."""
+    and forget (`leave`), give other limits to (`limit`, beside what they had), nothing (`rest`, which were stopped).
+    `stay` are all that there are then."""
 
     def __init__(self) -> None:
         self.start: list[Instance] = []
@@ -92,6 +93,7 @@ class Work:
         self.leave: list[Instance] = []
         self.limit: list[tuple[Instance, Limits]] = []
         self.stay: list[Instance] = []
+        self.rest: list[Instance] = []
 
 
 def put(fleet: "Fleet", request: m.Apply, changes: list[m.Change]) -> Work:
@@ -104,6 +106,7 @@ def put(fleet: "Fleet", request: m.Apply, changes: list[m.Change]) -> Work:
         before = fleet.apps[spec.name].spec if spec.name in fleet.apps else spec
         # What an earlier daemon left of an app that nothing was known of runs by nobody knows what.
         again = spec.name not in fleet.apps or must_restart(spec, before)
+        stopped = _stopped(fleet, spec.name) if request.keep_stopped else ()
         stale = {one for one in fleet if one.app.spec.name == spec.name and one.stale}
         app = fleet.put(spec, environ_for(fleet, spec, request.environ))
         for instance in app.instances.values():
@@ -111,7 +114,9 @@ def put(fleet: "Fleet", request: m.Apply, changes: list[m.Change]) -> Work:
                 work.leave.append(instance)
                 continue
             work.stay.append(instance)
-            if instance.down:
+            if instance in stopped:
+                work.rest.append(instance)
+            elif instance.down:
                 if again or not is_finished(instance):
                     work.start.append(instance)
             elif instance.state.status == is_.STOPPING and not instance.state.desired:
@@ -135,6 +140,12 @@ def rolls(instance: "Instance") -> bool:
     spec = instance.app.spec
     several = spec.instances > 1 and not spec.schedule
     return instance.state.status == is_.RUNNING and (can_roll(spec) or several)
+
+
+def _stopped(fleet: "Fleet", name: str) -> "list[Instance]":
+    """Those of it that somebody has stopped."""
+    app = fleet.apps.get(name)
+    return [] if app is None else [one for one in app.instances.values() if not one.state.desired and not one.leaving]
 
 
 def _rolls(instance: "Instance", spec: "Spec", before: "Spec") -> bool:

@@ -3,8 +3,8 @@
 import os
 import time
 
+from oxmgr.folders import names_in, open_folder
 from oxmgr.model.logindex import COMPRESSED, ROTATED, SUFFIX
-from oxmgr.supervisor.folders import names_in, open_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

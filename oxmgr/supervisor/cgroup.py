@@ -51,6 +51,21 @@ class Cgroups:
             return path, False
         return path, True
 
+    def make_leaf(self, name: str) -> tuple[str, int]:
+        """A folder for what is run beside instances, and an fd to be born into it by; ("", -1) where there can be none.
+        Never one that is there: the kernel kills what is born into one that was killed (see `_is_survived`)."""
+        if not self.base:
+            return "", -1
+        path = ""
+        try:
+            for number in range(_OTHERS):
+                path, made = self.make(f"{name}.{number}" if number else name)
+                if made:
+                    return path, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            remove(path)
+        return "", -1
+
     def folders(self) -> list[str]:
         """Of all instances that are there, whoever made them."""
         if not self.base:
@@ -292,7 +307,7 @@ def is_populated(path: str) -> bool:
         if b"populated 0" in _read(f"{path}/cgroup.events"):
             return False
         # Since Linux 6.19 a process is counted for some microseconds after its parent has been told of its end.
-        return bool(_members(path))
+        return bool(members(path))
     except OSError as error:
         return error.errno not in _GONE
 
@@ -308,12 +323,12 @@ def is_divided(path: str) -> bool:
 def pids(path: str) -> list[int]:
     """Of what lives in it and below it, as far as it can be looked at; no zombies."""
     try:
-        return _members(path)
+        return members(path)
     except OSError:
         return []
 
 
-def _members(path: str) -> list[int]:
+def members(path: str) -> list[int]:
     """OSError when it cannot be looked at."""
     found: list[int] = []
     todo = [path]

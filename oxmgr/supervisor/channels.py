@@ -100,6 +100,10 @@ class NodeChannel:
             return False
 
     def _on_ready(self, _: int) -> None:
+        if self._pause is not None:
+            # That it has gone is told of also when nothing is asked for (EPOLLHUP, epoll_ctl(2)): no more will come.
+            self._pause.cancel()
+            self._go_on()
         try:
             # Handles that come with a message are the kernel's to close, for there is no room for them (unix(7)).
             data = self._socket.recv(BUDGET, MSG_DONTWAIT)

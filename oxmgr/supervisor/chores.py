@@ -1,7 +1,8 @@
 """Commands that are run for an app beside it: probes and hooks. Each has its time, and nothing of it outlives that.
 
 A chore runs with the rights, the environment and the folder of its app, in a cgroup of its own beside the app's, so
-that whatever it starts ends with it; without cgroups in a session of its own, and its descendants are looked for.
+that whatever it starts ends with it; without cgroups in a session of its own, and its descendants are looked for. It
+has its app's limits, for itself.
 """
 
 import os
@@ -9,10 +10,13 @@ import time
 
 from oxmgr.lifecycle.machine import describe_end
 from oxmgr.model.codec import replace
-from oxmgr.model.spec import NO_LIMITS
-from oxmgr.supervisor import descendants, native, process
+from oxmgr.model.spec import FIFO, NO_LIMITS
+from oxmgr.supervisor import descendants, limits, native, process
+from oxmgr.supervisor.left import chore_name
 from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.owners import NO_FAULT, SHORT
 from oxmgr.supervisor.process import StartError
+from oxmgr.supervisor.shortage import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +52,8 @@ class Chores:
     def run(
         self, instance: "Instance", command: str, timeout: float, done: "Callable[[str], object]", **env: str
     ) -> "Chore":
-        """`done` is called once: with "" when it has ended with 0, else with what was wrong."""
+        """`done` is called once, and never before this returns: with "" when it has ended with 0, else with what was
+        wrong."""
         self._serial += 1
         return Chore(self, instance, command, timeout, done, env, self._serial)
 
@@ -104,17 +109,26 @@ class Chore:
         self._said = b""
         self._main: process.Process | None = None
         self._child = native.Child()
-        self._folder = ""
         self._late = False
         self.over = False
-        self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        loop = chores.loop
-        loop.add(self._reading, READ, self._on_said)
-        self._timer = loop.at(time.monotonic() + timeout, lambda: self._on_late(timeout))
+        self._reading = -1
+        self._folder = ""
+        try:
+            self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            self._end_soon(f"{NO_FAULT}open a pipe for what it prints: {reason(error)}")
+            return
+        chores.loop.add(self._reading, READ, self._on_said)
+        self._timer = chores.loop.at(time.monotonic() + timeout, lambda: self._on_late(timeout))
         spec = instance.app.spec
-        spec = replace(spec, argv=[SHELL, "-c", command], limits=NO_LIMITS, env={**spec.env, **env}, ready="started")
+        spec = replace(spec, argv=[SHELL, "-c", command], env={**spec.env, **env}, ready="started", stdin=FIFO)
+        cgroups = chores.trees.cgroups
+        self._folder, folder = cgroups.make_leaf(chore_name(instance.folder, serial))
+        if self._folder and spec.limits != NO_LIMITS:
+            limits.kill_as_one(self._folder)
+            # What cannot be held is told of the app.
+            limits.write_all(self._folder, spec.limits, NO_LIMITS, cgroups.controllers)
         result: list[process.Process | StartError] = []
-        folder = self._make_folder(serial)
 
         def work() -> None:
             try:
@@ -142,7 +156,8 @@ class Chore:
             os.close(self._said_to)
             if isinstance(got, StartError):
                 chores.begun(self, 0)
-                self._end(str(got))
+                self._timer.cancel()
+                self._end_soon(f"{NO_FAULT}{got}" if got.errno in SHORT else str(got))
                 return
             self._main = got
             chores.begun(self, got.pid)
@@ -162,17 +177,6 @@ class Chore:
         self._done = lambda why: None
         self._end("")
 
-    def _make_folder(self, serial: int) -> int:
-        """An fd of a cgroup of its own, -1 without."""
-        cgroups = self._chores.trees.cgroups
-        if not cgroups.base:
-            return -1
-        try:
-            self._folder = cgroups.make(f"{self._instance.folder}~chore{serial}")[0]
-            return os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return -1
-
     def _on_said(self, _: int) -> None:
         try:
             data = os.read(self._reading, 65536)
@@ -180,7 +184,17 @@ class Chore:
             return
         self._said = (self._said + data)[-KEPT:]
         if not data:
-            self._chores.loop.change(self._reading, 0)
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        # One that nobody writes to any more would be told of for ever (EPOLLHUP, epoll_ctl(2)).
+        if self._reading >= 0:
+            self._chores.loop.remove(self._reading)
+            os.close(self._reading)
+            self._reading = -1
+
+    def _end_soon(self, why: str) -> None:
+        self._timer = self._chores.loop.at(0.0, lambda: self._end(why))
 
     def _on_late(self, timeout: float) -> None:
         self._late = True
@@ -196,7 +210,8 @@ class Chore:
             # Its pipe is closed, and the number perhaps another's.
             return
         code, number = end
-        self._on_said(0)
+        if self._reading >= 0:
+            self._on_said(0)
         self._end("" if code == 0 else f"{describe_end(code, number)}{self._last_words()}")
 
     def _last_words(self) -> str:
@@ -221,7 +236,6 @@ class Chore:
             return
         self.over = True
         self._timer.cancel()
-        self._chores.loop.remove(self._reading)
-        os.close(self._reading)
+        self._stop_reading()
         self._kill()
         self._done(why)

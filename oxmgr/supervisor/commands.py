@@ -104,7 +104,7 @@ class Commands:
                 run=self._places.run,
                 logs=self._places.logs,
                 warnings=self._health.warnings(),
-                ladders=self._fleet.trees.ladders(),
+                ladders=self._fleet.trees.ladders() | self._fleet.probes.ladders(),
                 guard=self.handover.guard_pid or None,
             )
         )
@@ -136,7 +136,10 @@ class Commands:
                 if action.action == "delete":
                     draft.drop(action.app)
             for spec in request.specs:
+                stopped = draft.apps[spec.name].stopped if request.keep_stopped and spec.name in draft.apps else ()
                 draft.put(spec, environ_for(self._fleet, spec, request.environ))
+                for index in stopped:
+                    draft.want(spec.name, index, index >= spec.instances)
 
         def saved(error: OSError | None) -> None:
             if not self._ends_meanwhile(client, error):
@@ -158,7 +161,8 @@ class Commands:
         self._fleet.turns.bring_down(work.restart, Restart())
         self._fleet.turns.start(work.start)
         goals = self._goals(work.leave, GONE)
-        goals.update((one, UP) for one in work.stay if not (one.down and is_finished(one)) and one not in work.roll)
+        unmoved = (*work.roll, *work.rest)
+        goals.update((one, UP) for one in work.stay if not (one.down and is_finished(one)) and one not in unmoved)
         self._fleet.change_limits(work.limit, lambda: self._wait(client, goals, work.stay, changes, rolls=work.roll))
 
     def _scale(self, request: m.Scale, client: "Client") -> None:
@@ -178,7 +182,8 @@ class Commands:
                 f"{request.app} cannot have {count(app.spec)} instances, but 1 to {INSTANCES_LIMIT}: "
                 "to have none, stop or delete it"
             )
-        self._apply_by(m.Apply(scaled({request.app: app.spec}), app.environ), client, scaled)
+        apply = m.Apply(scaled({request.app: app.spec}), app.environ, keep_stopped=True)
+        self._apply_by(apply, client, scaled)
 
     # --- act ---
 

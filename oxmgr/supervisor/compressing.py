@@ -5,7 +5,7 @@ import errno
 import os
 import time
 
-from oxmgr.supervisor.folders import open_folder
+from oxmgr.folders import open_folder
 from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
 

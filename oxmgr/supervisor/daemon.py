@@ -30,6 +30,7 @@ from oxmgr.supervisor.handover import Handover, say_check
 from oxmgr.supervisor.health import Health
 from oxmgr.supervisor.journal import Journal, Past
 from oxmgr.supervisor.launcher import Launcher
+from oxmgr.supervisor.left import recall, running
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.messenger import Messenger
@@ -163,14 +164,14 @@ def _set_up(
     journal = Journal(places.journal, loop, health, Spare("journal", guard))
     past = journal.load()
     events = Events(EventFile(places.events, loop, health), log)
-    messenger = Messenger(
-        loop, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
-    )
     # Without a state folder nothing is known of an earlier daemon either.
     cgroups = open_cgroups(places.state if os.path.isdir(places.state) else places.run)
     trees = Trees(cgroups, loop)
     trees.guard = lambda: guard.pid if guard.fd >= 0 else 0
     outputs = Outputs(loop, places, background, log, guard)
+    messenger = Messenger(
+        loop, trees, health, Spare("alerts", guard), lambda app, why: events.tell("alert-failed", app=app, reason=why)
+    )
     events.heard = Alerting(loop, messenger, outputs.files).hear
     endpoints = Endpoints(loop, places, guard, trees, log)
     launcher = Launcher(places, loop, background, trees, outputs, given, endpoints, notes)
@@ -178,6 +179,7 @@ def _set_up(
     commands = Commands(fleet, desired, events, health, places, outputs, loop)
     Aging(loop, background, outputs, fleet)
     handover = Handover(loop, desired, launcher, guard, log, [lock, state_lock], given, options)
+    handover.leaving = messenger.take_back
     commands.handover = handover
     stopping = guard.claim(STOP) >= 0
     commands.on_ending = lambda: None if stopping else guard.keep(STOP, os.dup(outputs.null))
@@ -194,6 +196,9 @@ def _set_up(
             past = Past()
     for saved in desired.apps.values():
         fleet.put(saved.spec, desired.environs.get(saved.environ, b""))
+    if past.unread:
+        recall(past, running(trees, guard, places.run))
+        health.tell(f"{places.journal}: {past.unread}; what runs goes on, but how it came to that is not known")
     if past.same_boot:
         complete(past, notes, cgroups, guard)
     restore(fleet, past.seen, same_boot=past.same_boot)

@@ -176,6 +176,32 @@ def kill_trees(roots: list[int], is_still: "Callable[[int], bool]" = lambda pid:
         _close(pidfd)
 
 
+def kill_apart(pid: int, pidfd: int) -> None:
+    """SIGKILL to a child of ours that is of no instance, if it has not ended, to all below it, and to what it has left:
+    that has come to us, in the session that it led."""
+    own = os.getpid()
+
+    def is_left(one: int) -> bool:
+        stat = read_stat(one)
+        # Without any left in it, the session's number may be an instance's by now.
+        return stat is not None and (int(stat[1]), int(stat[3])) == (own, pid) and born_as(one) is None
+
+    def is_still(one: int) -> bool:
+        if one != pid:
+            return is_left(one)
+        try:
+            pidfd_send_signal(pidfd, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    try:
+        left = [one for one in children(own) if one != pid and is_left(one)]
+    except OSError:
+        left = []
+    kill_trees([pid, *left] if pidfd >= 0 else left, is_still)
+
+
 def _stop_all(roots: list[int], is_still: "Callable[[int], bool]", held: dict[int, int]) -> None:
     """Fills `held`, pid → pidfd (-1 without pidfds), with these and all below them, each stopped. OSError when no more
     can be held."""

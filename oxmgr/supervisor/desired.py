@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Loop, Timer
     from oxmgr.supervisor.spare import Spare
 
-UNSAVED = "what was changed is done, but it is lost if this daemon ends before"
+UNSAVED = "what was changed is done, but it is lost if {who} before"
+
+UNREAD = "what is desired is not known; to go by the change before the last one, move this file away"
 
 
 class Draft:
@@ -88,8 +90,9 @@ class Desired:
         self._draft = Draft({}, {})
 
     def load(self) -> bool:
-        """Whether all of it could be read, so that what is not in it is not desired. When it could not, the one before
-        is taken, and written in its place. Raises Newer when a later version wrote it."""
+        """Whether all of it could be read, so that what is not in it is not desired. When it is damaged or not there,
+        the one before is taken, and written in its place. Raises Newer when a later version wrote it, and OSError when
+        it cannot be read: it may be whole, and then the one before is not what is desired."""
         chosen = latest = self._read(self._path)
         self._whole = latest.wrong is None
         unwritten = self._unwritten()
@@ -113,7 +116,10 @@ class Desired:
         return found if found is not None and found.wrong is None else None
 
     def _read(self, path: str) -> Snapshot:
-        data = self._health.read(path)
+        try:
+            data = self._health.read(path)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}: {UNREAD}", path) from None
         if data is None:
             return missing()
         try:
@@ -169,7 +175,7 @@ class Desired:
             self._spare.drop()
         else:
             self._spare.put(data)
-        self._health.note(self._path, error, UNSAVED)
+        self._health.note(self._path, error, UNSAVED.format(who=self._spare.who_ends))
         if self._waiting:
             self._write_next()
         elif error is not None:

@@ -93,7 +93,5 @@ class Exits:
         # Pipes that another one still prints to have no last line yet.
         alone = not self._fleet.shares(instance)
         for output in instance.outputs:
-            if empty and alone:
-                output.finish()
-            else:
-                output.drain()
+            # Whatever becomes of a line, the end is told of.
+            self._loop.call(output.finish if empty and alone else output.drain)

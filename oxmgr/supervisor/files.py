@@ -3,6 +3,8 @@
 import errno
 import os
 
+from oxmgr.supervisor.process import start_ticks
+
 RETRY = 5.0
 """Seconds until what could not be written is tried again."""
 MISSING = (FileNotFoundError, NotADirectoryError)
@@ -91,6 +93,17 @@ def open_append(path: str) -> int:
 
 
 def boot_id() -> str:
-    """Differs from boot to boot (random(4))."""
+    """Differs from boot to boot (random(4)) and, by when process 1 began (proc(5), stat field 22), from one start of a
+    container to the next. Without the latter where that cannot be seen, /proc being mounted so that it hides others'
+    processes say."""
     with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
+        boot = file.read().strip()
+    ticks = start_ticks(1)
+    return f"{boot}/{ticks}" if ticks else boot
+
+
+def is_same_boot(one: str, other: str) -> bool:
+    """Whether processes that are known by their numbers under the one may be there under the other. Where only one of
+    them says when process 1 began, the boot decides."""
+    (boot, _, ticks), (other_boot, _, other_ticks) = one.partition("/"), other.partition("/")
+    return boot == other_boot and (ticks == other_ticks or not (ticks and other_ticks))

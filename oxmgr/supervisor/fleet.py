@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.loop import Loop
     from oxmgr.supervisor.trees import Trees
 
+_BEGINS = ("started", "ready")
+"""Notes with which a process is ready, if its status says so."""
+
 
 class Fleet:
     """`changed` is called with an instance after each of its steps, once all of a step's effects are done."""
@@ -85,8 +88,9 @@ class Fleet:
         self._soft = SoftLimits(loop, trees, lambda instance, why: self.send(instance, Exceeded(why)))
         self.chores = Chores(loop, background, trees, launcher)
         self.hooks = launcher.hooks = HookRunner(self.chores, events)
-        self.probes = Probes(loop, trees, self.chores, self.send)
-        self.schedules = Schedules(loop, self.send, self._tell, self._note)
+        self.probes = Probes(loop, trees, self.chores, self.send, places.logs)
+        self.probes.counted = lambda instance: self._journal.add(observed(instance))
+        self.schedules = Schedules(loop, self.send, self._tell, self._note, self._roll)
         self.watches = Watches(loop, background, places, self.apps, self._on_files)
         launcher.later = self.send
         launcher.endpoints.send = self.send
@@ -163,6 +167,7 @@ class Fleet:
 
     def drop_extra(self, instance: Instance) -> None:
         """It is down."""
+        self._leave_outputs(instance)
         del self.extras[instance]
         self._give_up(instance)
 
@@ -176,8 +181,13 @@ class Fleet:
         """Whether another one prints to the same pipes."""
         if not self.extras:
             return False
-        same = [one for one in self.everything() if one.outputs is instance.outputs and one.outputs]
-        return len(same) > 1
+        others = (one for one in self.everything() if one is not instance)
+        return bool(instance.outputs) and any(one.outputs is instance.outputs for one in others)
+
+    def _leave_outputs(self, instance: Instance) -> None:
+        """Pipes that another one prints to are that one's from now on."""
+        if self.shares(instance):
+            instance.outputs = ()
 
     def _give_up(self, instance: Instance) -> None:
         self.trees.forget(instance)
@@ -222,6 +232,9 @@ class Fleet:
                 self._events.tell(note.kind, instance, state, note.reason)
             if instance.state is not old:
                 self._after(instance, old)
+            # Between the old state and this one may be more than one step.
+            if instance.state.status == is_.RUNNING and any(note.kind in _BEGINS for note, _ in notes):
+                self.hooks.after("post_start", instance)
 
     def take_up(self, instance: Instance, state: State) -> None:
         """It is as an earlier daemon had it."""
@@ -250,19 +263,22 @@ class Fleet:
                 instance.timer.cancel()
                 instance.timer = None
             if state.deadline is not None:
-                instance.timer = self._loop.at(state.deadline, lambda: self.send(instance, Tick()))
+                instance.timer = self._loop.at(
+                    state.deadline, lambda: self.send(instance, Tick(self.probes.missing(instance)))
+                )
         seen = observed(instance)
         self._journal.add(seen)
         self.launcher.notes.journaled(instance, seen)
         self._loop.call(self.see_to, instance)
-        if state.status == is_.RUNNING and old.status == is_.STARTING:
-            self.hooks.after("post_start", instance)
-        elif instance.down and (old.pid or old.status == is_.STOPPING):
+        if instance.down and (old.pid or old.status == is_.STOPPING):
             self.hooks.after("post_stop", instance)
         self.changed(instance)
         if state.status != old.status or (state.pid > 0) != (old.pid > 0):
             self._regate(instance.app.spec.name)
             self.turns.on_change(instance)
+
+    def _on_deadline(self, instance: Instance) -> None:
+        self.send(instance, Tick(self.probes.missing(instance)))
 
     def see_to(self, instance: Instance) -> None:
         """What others have to do now that it has another state, or its app another spec."""
@@ -272,9 +288,7 @@ class Fleet:
         else:
             self.trees.unwatch(instance)
         if instance.down:
-            if self.shares(instance):
-                # The pipes are the other one's from now on.
-                instance.outputs = ()
+            self._leave_outputs(instance)
             self.launcher.put_away(instance)
             self.hooks.drop(instance)
         self._soft.update(instance)
@@ -287,13 +301,17 @@ class Fleet:
         """Something that it watches has changed. Who was started later has seen it; and what an app does to its files
         as it ends is no reason to end it again."""
         older = [one for one in app.instances.values() if one.started_at < at]
-        running = [one for one in older if one.state.status == is_.RUNNING]
-        if running and self.roll(app, running):
-            for instance in running:
-                self._tell("watch", instance, reason)
-            older = [one for one in older if one not in running]
-        for instance in older:
+        for instance in self._roll(app, older, "watch", reason):
             self.send(instance, Changed(reason))
+
+    def _roll(self, app: App, instances: list[Instance], kind: str, reason: str) -> list[Instance]:
+        """Replace those that run, where that can be, and tell of it; those for whom something else is to be done."""
+        running = [one for one in instances if one.state.status == is_.RUNNING]
+        if not running or not self.roll(app, running):
+            return instances
+        for instance in running:
+            self._tell(kind, instance, reason)
+        return [one for one in instances if one not in running]
 
     def _tell(self, kind: str, instance: Instance, reason: str) -> None:
         self._events.tell(kind, instance, instance.state, reason)
@@ -313,16 +331,14 @@ class Fleet:
             return SpawnFailed(f"cannot start {instance.name}: {why}") if effect == SPAWN else None
 
     def _effect(self, instance: Instance, effect: Effect) -> Event | None:
+        if effect in (SIGNAL, END_REST, KILL):
+            instance.untold = effect == SIGNAL
         if effect == SPAWN:
             return self.launcher.launch(instance)
         if effect == SIGNAL:
             # Should we die, whoever comes after us knows why it ends, and that it may not have been told to.
-            self._journal.add(replace(observed(instance), due=0.0))
-            self.hooks.drop(instance)
-            if instance.process is None or not self.hooks.before(
-                "pre_stop", instance, lambda _: self.signal_stop(instance)
-            ):
-                self.signal_stop(instance)
+            self._journal.add(observed(instance))
+            self.begin_stop(instance)
             # Its start is still being prepared: there is nothing to wait for. One that is under way will be told.
             return None if instance.process is not None or instance.spawning is not None else Emptied()
         if effect == END_REST:
@@ -338,9 +354,23 @@ class Fleet:
             return Go() if why is None else Hold(why)
         return None
 
-    def signal_stop(self, instance: Instance) -> None:
-        if instance.state.status == is_.STOPPING and not self.launcher.endpoints.send_shutdown(instance):
+    def begin_stop(self, instance: Instance) -> None:
+        """What is run before it, and then the stop signal."""
+
+        def go(_: str) -> None:
+            self._signal_stop(instance)
+            self._journal.add(observed(instance))
+
+        self.hooks.drop(instance)
+        if instance.process is None or not self.hooks.before("pre_stop", instance, go):
+            self._signal_stop(instance)
+
+    def _signal_stop(self, instance: Instance) -> None:
+        if instance.state.status != is_.STOPPING:
+            return
+        if not self.launcher.endpoints.send_shutdown(instance):
             self.trees.signal(instance, instance.app.spec.stop_signal, instance.app.spec.stop_mode)
+        instance.untold = False
 
     def _look_if_stuck(self, instance: Instance) -> None:
         main = instance.process

@@ -63,6 +63,8 @@ class Handover:
         self._options = [f"{key}={options[key]}" for key in LASTING if key in options]
         self._first = [int(options["first"])] if "first" in options else []
         self._going = False
+        self.leaving: Callable[[], object] = lambda: None
+        """Called just before we are executed as another: nothing of ours runs on that it knows nothing of."""
         self.control = -1
         """The socket that listens."""
 
@@ -115,6 +117,7 @@ class Handover:
         self._log(f"replaced by {argv[0]} {argv[3]}")
         for fd in passed:
             os.set_inheritable(fd, True)
+        self.leaving()
         try:
             os.execv(argv[0], words)
         except OSError as error:
@@ -200,6 +203,7 @@ class Handover:
             for fd in (*kept, int(words[1])):
                 os.set_inheritable(fd, True)
             self._log("becoming the guard")
+            self.leaving()
             os.execv(words[0], words)
         except OSError as error:
             for fd in kept:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
     from oxmgr.supervisor.logfile import Log
 
+READ_PATIENCE = 2.0
+"""Seconds for which a start tries to read a file: memory or file descriptors may have run out for a moment."""
+READ_AGAIN = 0.05
+
 
 class Health:
     """To be made before anything of the folder is opened: it removes what a killed daemon was writing aside."""
@@ -72,15 +76,23 @@ class Health:
     # --- files that cannot be read ---
 
     def read(self, path: str) -> bytes | None:
-        """All of it; None when there is none, or when it cannot be read, and is kept aside."""
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except MISSING:
-            return None
-        except OSError as error:
-            self.keep_aside(path, "damaged", error.strerror or str(error))
-            return None
+        """All of it; None when there is none. A folder in its place is kept aside. OSError when for READ_PATIENCE it
+        could not be read, which says nothing of what it holds."""
+        given_up = time.monotonic() + READ_PATIENCE
+        while True:
+            try:
+                with open(path, "rb") as file:
+                    return file.read()
+            except MISSING:
+                return None
+            except IsADirectoryError as error:
+                self.keep_aside(path, "damaged", str(error.strerror))
+                return None
+            except OSError as error:
+                if time.monotonic() > given_up:
+                    # An error of read(2) names no file.
+                    raise OSError(error.errno, error.strerror, path) from None
+            time.sleep(READ_AGAIN)
 
     def keep_aside(self, path: str, how: str, why: str) -> None:
         """Under a name that says how it is and when that was seen; now or, when that cannot be, by whoever writes it

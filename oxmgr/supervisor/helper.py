@@ -8,13 +8,20 @@ from oxmgr.supervisor import native
 
 
 def start_helper(
-    name: str, words: "list[str]", fds: list[int], *, nice: int | None = None, network: int = -1
+    name: str,
+    words: "list[str]",
+    fds: list[int],
+    *,
+    environ: bytes = b"",
+    cgroup: int = -1,
+    nice: int | None = None,
+    network: int = -1,
 ) -> tuple[int, int]:
     """(pid, pidfd), as of native.spawn. The words follow the name and the folders of the libraries. OSError."""
     package = __file__.rpartition("/supervisor/")[0]
     command = [sys.executable, "-I", "-S", f"{package}/__main__.py", name, ":".join(sys.path[1:]), *words]
     argv = os.fsencode("".join(f"{word}\0" for word in command))
-    return native.spawn(argv, b"", b"", b"/", fds, [], 0o077, nice=nice, network=network)
+    return native.spawn(argv, environ, b"", b"/", fds, [], 0o077, cgroup=cgroup, nice=nice, network=network)
 
 
 def end_helper(pidfd: int) -> None:

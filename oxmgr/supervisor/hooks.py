@@ -40,9 +40,7 @@ class HookRunner:
             go(why)
 
         self.drop(instance)
-        chore = self._run(kind, instance, command, done)
-        if not chore.over:
-            self._waited[instance] = chore
+        self._waited[instance] = self._run(kind, instance, command, done)
         return True
 
     def drop(self, instance: "Instance") -> None:
@@ -62,8 +60,8 @@ class HookRunner:
                 self._events.tell(FAILED, instance, instance.state, f"{kind}: {why}")
             self.ended()
 
-        self._aside += 1
         self._run(kind, instance, command, done)
+        self._aside += 1
 
     def _run(self, kind: str, instance: "Instance", command: str, done: "Callable[[str], object]") -> "Chore":
         env = {"OXMGR_HOOK": kind}

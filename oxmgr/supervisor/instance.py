@@ -36,7 +36,8 @@ class Instance:
     any more) and `made` its fingerprint (oxmgr.supervisor.plan), `ends` our ends of what else it was born with,
     `status_text` its last STATUS (oxmgr.supervisor.notify). The fleet's: the others; `extra`: it is not the one that
     users see, but one that it has replaced, or that is to replace it; `gone`: it was removed; `stuck` is why it cannot
-    be killed, or "".
+    be killed, or ""; `failures` are those of its health check in a row; `untold`: it is to stop, and has not had the
+    stop signal yet.
     """
 
     __slots__ = (
@@ -55,7 +56,8 @@ class Instance:
             "network",
         ),
         *("ooms", "outputs", "pending", "process", "session", "spawning", "started_at", "state", "stuck", "ticks"),
-        *("extra", "made", "prepared", "run", "status_text", "timer", "unstarted", "warnings", "wired", "worn"),
+        *("extra", "failures", "made", "prepared", "run", "status_text", "timer", "unstarted", "untold", "warnings"),
+        *("wired", "worn"),
     )
 
     def __init__(self, app: "App", index: int, run: int = 0) -> None:
@@ -90,6 +92,8 @@ class Instance:
         self.ticks = 0
         self.timer: Timer | None = None
         self.leaving = False
+        self.untold = False
+        self.failures = 0
         self.gone = False
 
     @property

@@ -3,14 +3,18 @@
 It survives the daemon's death, for the kernel has it. After a power cut it means nothing anyway.
 """
 
+import errno
 import os
 import time
 
 from oxmgr.model.codec import UNREADABLE, Decoder, Struct, encode
 from oxmgr.model.messages import Boot, Journaled, Observed
 from oxmgr.model.records import Newer, file_header, read_records, record
-from oxmgr.supervisor.files import RETRY, append, boot_id, replace
+from oxmgr.supervisor.files import RETRY, append, boot_id, is_same_boot, replace
 from oxmgr.supervisor.health import refusal
+
+SHORT = (errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.EAGAIN)
+"""Of this the machine or the daemon has none left now. Another daemon may find some."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,16 +26,17 @@ if TYPE_CHECKING:
 
 JOURNAL_LIMIT = 256 * 1024
 KIND = "journal"
-UNSAVED = "apps are supervised all the same, but should this daemon die, the next one might not know them"
+UNSAVED = "apps are supervised all the same, but if {who}, the next daemon might not know them"
 
 
 class Past(Struct):
     """What an earlier daemon knew: the last record of each (app, instance), `others` that were extra, and whether this
-    is the boot that their pids are of."""
+    is the boot that their pids are of. `unread`: there is a journal, and why it could not be read."""
 
     seen: dict[tuple[str, int], Observed] = {}
     others: list[Observed] = []
     same_boot: bool = False
+    unread: str = ""
 
 
 class Journal:
@@ -52,9 +57,16 @@ class Journal:
 
     def load(self) -> Past:
         """The last record of each (app, instance), and whether this is the boot that its pids are of. What is damaged
-        is passed over, and the file kept aside. Raises Newer when a later version wrote it."""
+        is passed over, and the file kept aside; so is one that cannot be read at all. Raises Newer when a later version
+        wrote it, and OSError when too little is left now to read it."""
         past = Past()
-        data = self._health.read(self._path)
+        try:
+            data = self._health.read(self._path)
+        except OSError as error:
+            if error.errno in SHORT:
+                raise
+            data, past.unread = None, error.strerror or str(error)
+            self._health.keep_aside(self._path, "damaged", past.unread)
         if data is not None:
             try:
                 past, wrong = self._decode(data)
@@ -80,7 +92,7 @@ class Journal:
                 wrong = wrong or str(error)
                 continue
             if isinstance(entry, Boot):
-                same_boot = entry.id == self._boot
+                same_boot = is_same_boot(entry.id, self._boot)
             elif entry.extra:
                 extras[entry.app, entry.index, entry.run] = entry
             else:
@@ -134,7 +146,7 @@ class Journal:
 
     def _try_later(self, error: OSError, data: bytes) -> None:
         self._spare.put(data)
-        self._health.note(self._path, error, UNSAVED)
+        self._health.note(self._path, error, UNSAVED.format(who=self._spare.who_ends))
         if self._retry is not None:
             self._retry.cancel()
         self._retry = self._loop.at(time.monotonic() + RETRY, self._write_anew)

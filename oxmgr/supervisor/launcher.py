@@ -18,6 +18,7 @@ from oxmgr.supervisor.matching import marks
 from oxmgr.supervisor.network import Networks
 from oxmgr.supervisor.process import StartError
 from oxmgr.supervisor.rights import not_in_force
+from oxmgr.supervisor.shortage import reason
 from oxmgr.supervisor.sockets import Taken, owner_of
 
 TYPE_CHECKING = False
@@ -156,8 +157,8 @@ class Launcher:
             return SpawnFailed(_required(instance, wrong), final=True)
         instance.warnings += wrong
         if not self._has_room():
-            why = f"all of the daemon's {self._fds} file descriptors are taken: start it with a higher `ulimit -n`"
-            raise StartError(f"cannot start {instance.name}: {why}", errno.EMFILE)
+            taken = OSError(errno.EMFILE, f"all of the daemon's {self._fds} file descriptors are taken")
+            raise StartError(f"cannot start {instance.name}: {reason(taken)}", errno.EMFILE)
         self.open_outputs(instance)
         if spec.ready.startswith("log:"):
             for output in instance.outputs:
@@ -316,7 +317,7 @@ class Launcher:
         except FileNotFoundError as error:
             raise StartError(f"cannot start {instance.name}: its cgroup is gone", errno.ENODEV) from error
         except OSError as error:
-            what = f"open {error.filename}: {error.strerror}"
+            what = f"open {error.filename or 'what it is started with'}: {reason(error)}"
             raise StartError(f"cannot start {instance.name}: {what}", error.errno or 0) from error
         finally:
             if folder >= 0:
@@ -378,7 +379,7 @@ class Launcher:
             instance.outputs = self.outputs.make(instance)
             instance.wired = spec
         except OSError as error:
-            what = f"{error.filename or 'a pipe'}: {error.strerror}"
+            what = f"{error.filename or 'a pipe'}: {reason(error)}"
             raise StartError(f"cannot start {instance.name}: make the pipes of its output: {what}", 0) from None
 
     def connect(self, instance: "Instance") -> None:

@@ -4,8 +4,8 @@ when: oxmgr.supervisor.spool says how."""
 import os
 import time
 
+from oxmgr.folders import names_in, open_folder
 from oxmgr.model.codec import replace
-from oxmgr.supervisor.folders import names_in, open_folder
 from oxmgr.supervisor.native import BLOCK, CRI, JSON, RAW, Formatter
 from oxmgr.supervisor.rawlog import open_log
 from oxmgr.supervisor.spool import Block, Spool

@@ -5,9 +5,9 @@ import os
 import time
 from _bisect import bisect_right
 
+from oxmgr.folders import open_file, open_folder
 from oxmgr.model.logindex import ENTRY_SIZE, HEAD_SIZE, SUFFIX, head_inode, pack_entry, pack_head
 from oxmgr.supervisor.archive import rotated_names
-from oxmgr.supervisor.folders import open_file, open_folder
 
 ENTRY_EVERY_NS = 5_000_000
 """Lines that come within this time share an entry, so that the index of an app that prints all the time stays small."""

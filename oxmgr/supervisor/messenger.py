@@ -4,15 +4,15 @@ What could not be sent is tried again, later and later. What waits is bounded, a
 """
 
 import os
-import sys
 import time
 
 from oxmgr.model.codec import UNREADABLE, Decoder, encode
 from oxmgr.model.messages import Letter, SendAlert
-from oxmgr.supervisor import native
+from oxmgr.supervisor import descendants
 from oxmgr.supervisor.guard import memory_file
-from oxmgr.supervisor.helper import end_helper
+from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.shortage import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.health import Health
     from oxmgr.supervisor.loop import Loop, Timer
     from oxmgr.supervisor.spare import Spare
+    from oxmgr.supervisor.trees import Trees
 
 HELPER = "alert"
 HELPERS = 2
@@ -32,6 +33,8 @@ RETRIES = (1.0, 5.0, 25.0, 125.0)
 PATIENCE = 45.0
 """Seconds for a helper, whose own patience is less (oxmgr.helpers.alert)."""
 SAID_LIMIT = 1000
+LEAF = ":alert"
+"""What the names of its cgroups begin with, and of no instance's."""
 HANDED_ON = (
     *("PATH", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY"),
@@ -58,8 +61,11 @@ class Messenger:
     way at a time, so that they come in order and one that hangs takes one helper. `spare` has them for the next daemon:
     what was under way when this one was killed comes twice rather than never."""
 
-    def __init__(self, loop: "Loop", health: "Health", spare: "Spare", tell: "Callable[[str, str], None]") -> None:
+    def __init__(
+        self, loop: "Loop", trees: "Trees", health: "Health", spare: "Spare", tell: "Callable[[str, str], None]"
+    ) -> None:
         self._loop = loop
+        self._trees = trees
         self._health = health
         self._tell = tell
         self._waiting: list[_Letter] = []
@@ -67,6 +73,12 @@ class Messenger:
         self._timer: Timer | None = None
         self._dropped: dict[str, int] = {}
         self._spare = spare
+        self._serial = 0
+        for path in trees.cgroups.folders():
+            if path.rpartition("/")[2].startswith(LEAF):
+                # An earlier daemon's, of which a command is left.
+                trees.cgroups.kill(path)
+                trees.tidy(path)
         left = spare.claim()
         if left is not None:
             self._waiting = _unpack(left)
@@ -116,9 +128,10 @@ class Messenger:
     def _start(self, letter: _Letter) -> None:
         letter.tries += 1
         try:
-            self._sending.append(_Sending(self._loop, letter, self._on_end))
+            self._serial += 1
+            self._sending.append(_Sending(self._loop, self._trees, letter, self._serial, self._on_end))
         except OSError as error:
-            said = f"again: its helper cannot be started: {error.strerror}"
+            said = f"again: its helper cannot be started: {reason(error)}"
             self._loop.at(0.0, lambda: self._on_result(letter, said))
 
     def _on_end(self, sending: "_Sending", said: str) -> None:
@@ -150,6 +163,15 @@ class Messenger:
         """What was wrong with its alerts is not any more."""
         self._health.trouble(_trouble(app), "")
 
+    def take_back(self) -> None:
+        """What is under way ends, to be begun anew: another daemon is to be executed in our place."""
+        for sending in self._sending:
+            sending.let_go()
+        self._waiting[:0] = [sending.letter for sending in self._sending]
+        self._sending.clear()
+        self._keep()
+        self._wake(time.monotonic())
+
     def end(self) -> list[str]:
         """The daemon ends, and no helper outlives it; whose alerts were not sent."""
         left = [one.letter.app for one in self._sending] + [letter.app for letter in self._waiting]
@@ -162,28 +184,35 @@ class Messenger:
 
 
 class _Sending:
-    """One try. `done` is called with what its helper says of it, and never with an empty text."""
+    """One try. `done` is called with what its helper says of it, and never with an empty text. Nothing of it outlives
+    it: it has a cgroup of its own; without cgroups, what its command has started is below the helper, or of its
+    session when that has been killed."""
 
-    def __init__(self, loop: "Loop", letter: _Letter, done: "Callable[[_Sending, str], None]") -> None:
+    def __init__(
+        self, loop: "Loop", trees: "Trees", letter: _Letter, serial: int, done: "Callable[[_Sending, str], None]"
+    ) -> None:
         self.letter = letter
         self._loop = loop
+        self._trees = trees
         self._done = done
         self._said = b""
-        package = __file__.rpartition("/supervisor/")[0]
-        words = [sys.executable, "-I", "-S", f"{package}/__main__.py", HELPER, ":".join(sys.path[1:]), str(os.getpid())]
-        argv = os.fsencode("".join(f"{word}\0" for word in words))
         environ = os.fsencode("".join(f"{key}={os.environ[key]}\0" for key in HANDED_ON if key in os.environ))
-        # In memory, since anybody may read a command line, and a pipe takes no more than somebody reads.
-        order = memory_file(HELPER, encode(letter.order))
-        null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
         self._reading, said = os.pipe2(os.O_CLOEXEC)
+        self._folder = ""
+        fds = [said]
         try:
-            _, self._pidfd = native.spawn(argv, environ, b"", b"/", [order, said, null], [], 0o077)
+            # In memory, since anybody may read a command line, and a pipe takes no more than somebody reads.
+            fds.insert(0, memory_file(HELPER, encode(letter.order)))
+            fds.append(os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC))
+            self._folder, cgroup = trees.cgroups.make_leaf(f"{LEAF}{serial}")
+            fds += [cgroup] if cgroup >= 0 else []
+            self._pid, self._pidfd = start_helper(HELPER, [str(os.getpid())], fds[:3], environ=environ, cgroup=cgroup)
         except OSError:
             os.close(self._reading)
+            trees.tidy(self._folder)
             raise
         finally:
-            for fd in (order, said, null):
+            for fd in fds:
                 os.close(fd)
         loop.add(self._reading, READ, self._on_said)
         self._timer: Timer = loop.at(time.monotonic() + PATIENCE, lambda: self._end("again: its helper does not end"))
@@ -203,6 +232,11 @@ class _Sending:
         self._timer.cancel()
         self._loop.remove(self._reading)
         os.close(self._reading)
+        if self._folder:
+            self._trees.cgroups.kill(self._folder)
+            self._trees.tidy(self._folder)
+        else:
+            descendants.kill_apart(self._pid, self._pidfd)
         end_helper(self._pidfd)
 
 

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sys
-from errno import ECANCELED, EINVAL, ENOMEM
+from errno import EAGAIN, ECANCELED, EINVAL, EMFILE, ENFILE, ENOENT, ENOMEM, ESRCH
 
 from oxmgr._native import ffi, lib
 
@@ -238,6 +238,31 @@ def read_watch(fd: int) -> tuple[list[tuple[int, int, str]], bool]:
         at = begin + int.from_bytes(data[at + 12 : at + 16], sys.byteorder)
         found.append((number, mask, os.fsdecode(data[begin:at].rstrip(b"\0"))))
     return found, len(data) <= _EVENTS - _EVENT_MOST
+
+
+# --- sockets ---
+
+HAS, HAS_NOT, HIDDEN, UNFINISHED, UNKNOWN = "has", "has not", "hidden", "unfinished", "unknown"
+
+
+def has_socket(pids: list[int], inodes: list[int], most: int) -> str:
+    """HAS when one of these processes has one of these sockets open; HIDDEN when none is found, and some could not be
+    looked at; UNFINISHED when there are more than `most` fds to look at; UNKNOWN when we have no fds or memory left to
+    look with. May run in several threads at once."""
+    budget = ffi.new("int64_t *", most)
+    answer = HAS_NOT
+    for pid in pids:
+        found = lib.ox_has_socket(pid, inodes, len(inodes), budget)
+        if found > 0:
+            return HAS
+        if found == -EAGAIN:
+            return UNFINISHED
+        if found in (-EMFILE, -ENFILE, -ENOMEM):
+            return UNKNOWN
+        # One that has ended has none.
+        if found < 0 and found not in (-ENOENT, -ESRCH):
+            answer = HIDDEN
+    return answer
 
 
 # --- logs ---

@@ -199,7 +199,7 @@ def _head() -> bytes:
 def _record(seen: Observed) -> bytes:
     """What fits of it."""
     data = record(encode(seen))
-    return data if len(data) <= SLOT - _RECORD else record(encode(replace(seen, reason="", cgroup="")))
+    return data if len(data) <= SLOT - _RECORD else record(encode(replace(seen, reason="", cgroup="", marks={})))
 
 
 def _start_of(slot: bytes, at: int) -> Start | None:

@@ -5,6 +5,7 @@ of that very instance. A copy of the socket is with the guard, so a message to a
 """
 
 import os
+import stat
 import sys
 import time
 from _socket import (
@@ -18,6 +19,7 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
+from fcntl import fcntl
 
 from oxmgr.lifecycle.events import Event, Extended, Failing, Ready
 from oxmgr.model import status as is_
@@ -56,6 +58,8 @@ _INT = 4
 _CREDENTIALS = 12
 _CONTROL = 4096
 _CMSG_CLOEXEC = 0x40000000
+_F_DUPFD_QUERY = 1024 + 3
+"""Linux 6.10 (include/uapi/linux/fcntl.h)."""
 
 
 class Shared:
@@ -101,6 +105,8 @@ class Notify:
         self._heard = 0.0
         fd = shared.guard.claim(self._kept)
         self._socket = socket(fileno=fd) if fd >= 0 else self._bind()
+        if fd >= 0:
+            self.place = _place(self._socket)
         self._claim_stored()
 
     def _bind(self) -> socket:
@@ -170,6 +176,8 @@ class Notify:
         if not self.place.startswith("@"):
             try:
                 os.unlink(self.place)
+                # A folder of nothing but such sockets goes with the last of them.
+                os.rmdir(os.path.dirname(self.place))
             except OSError:
                 return
 
@@ -308,7 +316,7 @@ class Notify:
                 os.close(fds.pop(0))
 
     def _has_stored(self, name: str, fd: int) -> bool:
-        return any(one == name and os.path.samestat(os.fstat(fd), os.fstat(other)) for one, other, _ in self.stored)
+        return any(one == name and _is_same(fd, other) for one, other, _ in self.stored)
 
     def _free_name(self, name: str) -> str:
         """With the guard; "" when there is none."""
@@ -338,6 +346,12 @@ class Notify:
             self.stored.append((kept.partition("=")[2], self._shared.guard.claim(kept), kept))
 
 
+def _place(made: socket) -> str:
+    """Where it is bound."""
+    name = made.getsockname()
+    return name if isinstance(name, str) else f"@{os.fsdecode(name[1:])}"
+
+
 def bind_path(made: socket, path: str, owner: int) -> None:
     """Only its user can write to it. OSError."""
     try:
@@ -348,6 +362,16 @@ def bind_path(made: socket, path: str, owner: int) -> None:
     os.chmod(path, 0o600)
     if owner >= 0:
         os.chown(path, owner, -1, follow_symlinks=False)
+
+
+def _is_same(fd: int, other: int) -> bool:
+    """Whether both are of one open file. Where the kernel cannot tell, whether they are of one inode; those that have
+    no file type (eventfd(2), timerfd_create(2), epoll(7)) share theirs."""
+    try:
+        return bool(fcntl(fd, _F_DUPFD_QUERY, other))
+    except OSError:
+        found = os.fstat(fd)
+        return stat.S_IFMT(found.st_mode) != 0 and os.path.samestat(found, os.fstat(other))
 
 
 def _read_control(control: "list[tuple[int, int, bytes]]") -> tuple[int, list[int]]:

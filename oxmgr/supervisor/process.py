@@ -10,6 +10,7 @@ from oxmgr.model.spec import FIFO, TERMINAL, Spec, instance_name
 from oxmgr.supervisor import native
 from oxmgr.supervisor.limits import rlimits
 from oxmgr.supervisor.rights import mount_words, rights, sandbox_env
+from oxmgr.supervisor.shortage import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,11 +160,13 @@ def start(
             **rights(spec),
         )
     except native.SpawnError as error:
-        what = f"{_what_failed(spec, error)}: {error.strerror}"
+        what = f"{_what_failed(spec, error)}: {reason(error)}"
         executing = error.step == native.EXECUTE
         raise StartError(f"cannot start {name}: {what}", error.errno or 0, executing=executing) from None
     except OSError as error:
-        raise StartError(f"cannot start {name}: open {error.filename}: {error.strerror}", error.errno or 0) from None
+        # What has no name is a copy of what it prints to.
+        what = f"open {error.filename or 'its output'}: {reason(error)}"
+        raise StartError(f"cannot start {name}: {what}", error.errno or 0) from None
     finally:
         for fd in set(fds):
             os.close(fd)

@@ -9,9 +9,9 @@ import fcntl
 import os
 import time
 
+from oxmgr.folders import open_file, open_folder
 from oxmgr.model.logindex import ROTATED, SUFFIX
 from oxmgr.supervisor.archive import ASIDE
-from oxmgr.supervisor.folders import open_file, open_folder
 from oxmgr.supervisor.logtimes import Times
 
 TYPE_CHECKING = False

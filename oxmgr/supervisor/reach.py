@@ -8,8 +8,13 @@ from oxmgr.model.listen import UNIX_LIMIT
 from oxmgr.model.spec import Sandbox
 from oxmgr.supervisor.rights import TMP_FOLDERS
 
+OPEN = 0o711
+"""What anybody may go through, and nobody else look into."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from oxmgr.model.places import Places
     from oxmgr.supervisor.instance import Instance
 
@@ -57,17 +62,36 @@ def _may(found: os.stat_result, sandbox: Sandbox, others: int) -> bool:
 
 
 def notify_place(instance: "Instance", places: "Places") -> tuple[str, str]:
-    """A path in the run folder, or @ and an abstract name, which needs no way through folders but is of one network
-    (unix(7)); and a warning when it can reach neither."""
+    """A path, of which the rights say who may send to it: in the run folder, or else in a folder of ours that anybody
+    may go through. Where the app can reach neither, @ and an abstract name, which has no rights and is of one network
+    (unix(7)); and a warning when it cannot reach that either."""
     sandbox = instance.app.spec.sandbox
-    path = f"{places.run}/{instance.folder}.notify"
-    short = len(os.fsencode(path)) <= UNIX_LIMIT
-    if short and not is_hidden(path, sandbox) and is_searchable(places.run, sandbox):
-        return path, ""
-    name = f"@oxmgr-{crc32(os.fsencode(places.run)):08x}/{instance.folder}.notify"
-    if not sandbox.private_network:
-        return name, ""
-    return (
-        path if short else name,
-        f"it cannot reach its NOTIFY_SOCKET from its sandbox: {places.run} is not its to enter",
-    )
+    name = f"{instance.folder}.notify"
+    for folder in _folders(places):
+        path = f"{folder}/{name}"
+        if len(os.fsencode(path)) <= UNIX_LIMIT and not is_hidden(path, sandbox) and is_searchable(folder, sandbox):
+            return path, ""
+    why = "it cannot reach its NOTIFY_SOCKET from its sandbox" if sandbox.private_network else ""
+    return f"@{_own_name(places)}/{name}", why
+
+
+def _folders(places: "Places") -> "Iterator[str]":
+    """The next one is made when the ones before are no use."""
+    yield places.run
+    for above in ("/run", "/dev/shm"):
+        path = f"{above}/{_own_name(places)}"
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            pass
+        except OSError:
+            continue
+        found = os.lstat(path)
+        # Where everybody may write nobody can replace ours: the sticky bit.
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            os.chmod(path, OPEN)
+            yield path
+
+
+def _own_name(places: "Places") -> str:
+    return f"oxmgr-{crc32(os.fsencode(places.run)):08x}"

@@ -15,6 +15,7 @@ from oxmgr.model import status as is_
 from oxmgr.supervisor import native
 from oxmgr.supervisor.helper import end_helper, start_helper
 from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.shortage import reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from oxmgr.lifecycle.events import Event
     from oxmgr.supervisor.instance import App, Instance
-    from oxmgr.supervisor.loop import Loop
+    from oxmgr.supervisor.loop import Loop, Timer
 
     Key = tuple[str, str]
     """A line and the name of its time zone."""
@@ -31,12 +32,15 @@ HELPER = "schedule"
 LINES = 64
 """At most so many for one helper."""
 AGAIN = 60.0
-"""Seconds until a helper that failed is tried again."""
+"""Seconds until what failed is tried again."""
+PATIENCE = 30.0
+"""Seconds for a helper."""
 
 
 class Schedules:
     """`send` gives an instance an event, `tell` an event to whoever listens: its kind, the instance and the reason;
-    `noted` has the journal know up to when an app's times are done."""
+    `noted` has the journal know up to when an app's times are done. `roll` replaces instances without a gap where that
+    can be, telling of it as `tell` does, and returns the others."""
 
     def __init__(
         self,
@@ -44,11 +48,13 @@ class Schedules:
         send: "Callable[[Instance, Event], None]",
         tell: "Callable[[str, Instance, str], None]",
         noted: "Callable[[App], None]",
+        roll: "Callable[[App, list[Instance], str, str], list[Instance]]",
     ) -> None:
         self._loop = loop
         self._send = send
         self._tell = tell
         self._noted = noted
+        self._roll = roll
         self._watched: dict[App, Key] = {}
         self._times: dict[Key, Times] = {}
         self._wrong: dict[Key, str] = {}
@@ -56,6 +62,7 @@ class Schedules:
         self._asking: _Asking | None = None
         self._timerfd = -1
         self._armed = 0
+        self._later: Timer | None = None
 
     def update(self, app: "App") -> None:
         """Its spec, or something of an instance of it, has changed."""
@@ -133,12 +140,14 @@ class Schedules:
     def _run(self, app: "App", due: int) -> None:
         """At that time; a service that was started later than that has had its restart."""
         event, instances = Due(moment(due)), _wanted(app)
-        if app.spec.overlap:
+        if not app.spec.schedule:
+            older = [one for one in instances if one.state.pid and one.started_at < due]
+            instances = self._roll(app, older, "scheduled", event.reason)
+        elif app.spec.overlap:
             free = [one for one in instances if awaits_time(one.state, app.spec)]
             instances = (free or instances)[:1]
         for instance in instances:
-            if app.spec.schedule or (instance.state.pid and instance.started_at < due):
-                self._send(instance, event)
+            self._send(instance, event)
 
     def _say_when(self, app: "App", key: "Key") -> None:
         why = self._wrong.get(key, "")
@@ -159,12 +168,26 @@ class Schedules:
         if self._timerfd < 0:
             if not first:
                 return
-            self._timerfd = native.wall_timerfd()
+            try:
+                self._timerfd = native.wall_timerfd()
+            except OSError as error:
+                self._arm_later(reason(error))
+                return
             self._loop.add(self._timerfd, READ, self._on_clock)
         if first != self._armed:
             self._armed = first
             if not native.wall_timerfd_set(self._timerfd, first * 1_000_000_000):
                 self._loop.at(0.0, lambda: self._look(list(self._watched)))
+
+    def _arm_later(self, why: str) -> None:
+        for app in self._watched:
+            app.troubles["schedule"] = f"nobody tells when it is time: {why}"
+        if self._later is None:
+            self._later = self._loop.at(time.monotonic() + AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        self._later = None
+        self._look(list(self._watched))
 
     # --- the helper ---
 
@@ -224,23 +247,26 @@ class _Asking:
         self._now = 0
         self._said = b""
         self._reading = self._pidfd = -1
+        self._timer: Timer | None = None
 
     def start(self, keys: "list[Key]") -> None:
         self._keys, self._now = keys, int(time.time())
-        reading, said = os.pipe2(os.O_CLOEXEC)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        fds: list[int] = []
         try:
+            fds += os.pipe2(os.O_CLOEXEC)
+            fds.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+            reading, said, null = fds
             words = [str(os.getpid()), str(self._now), *(word for key in keys for word in key)]
             _, self._pidfd = start_helper(HELPER, words, [null, said, null])
+            self._reading = fds.pop(0)
         except OSError as error:
-            os.close(reading)
-            self._done(self._now, keys, [], error.strerror or str(error))
+            self._done(self._now, keys, [], reason(error))
             return
         finally:
-            os.close(said)
-            os.close(null)
-        self._reading = reading
+            for fd in fds:
+                os.close(fd)
         self._loop.add(reading, READ, self._on_said)
+        self._timer = self._loop.at(time.monotonic() + PATIENCE, lambda: self._give_up("its helper does not end"))
 
     def _on_said(self, _: int) -> None:
         data = os.read(self._reading, 64 * 1024)
@@ -249,7 +275,13 @@ class _Asking:
             self.end()
             self._done(self._now, self._keys, self._said.decode(errors="replace").splitlines(), "")
 
+    def _give_up(self, why: str) -> None:
+        self.end()
+        self._done(self._now, self._keys, [], why)
+
     def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._reading >= 0:
             self._loop.remove(self._reading)
             os.close(self._reading)

@@ -140,7 +140,9 @@ class Sockets:
         self._close(app, [key for key in app.sockets if key not in used])
 
     def inodes(self, instance: "Instance") -> set[int]:
-        return {one.inode for one in (instance.app.sockets or {}).values()}
+        """Of those that it was given."""
+        held = (instance.app.sockets or {}).items()
+        return {one.inode for (_, owner), one in held if owner in (SHARED, instance.index)}
 
     # --- one socket ---
 

@@ -40,6 +40,11 @@ class Spare:
             os.close(self.fd)
         self.fd = fd
 
+    @property
+    def who_ends(self) -> str:
+        """With whom all that is in memory goes, in words."""
+        return "this daemon ends" if self.fd < 0 else "this daemon and its guard both end"
+
     def drop(self) -> None:
         """The disk has it."""
         if self.fd >= 0:

@@ -9,6 +9,7 @@ from oxmgr.model import status as is_
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import STARTED
 from oxmgr.supervisor import cgroup, descendants, native, process
+from oxmgr.supervisor.left import is_chore, left_behind
 from oxmgr.supervisor.loop import HANGUP, READ
 from oxmgr.supervisor.network import network_of
 from oxmgr.supervisor.process import Process
@@ -68,7 +69,7 @@ class Takeover:
         self._notes = notes
         self._ends = _ends_of(guard)
         self._own_ends: dict[int, End] = {}
-        self._strays: dict[Owner, int] = {}
+        self._strays: dict[Owner, list[int]] = {}
         self._silent: set[int] = set()
 
     def resume(self, past: "Past", *, whole: bool, health: "Health") -> "list[Instance]":
@@ -81,13 +82,17 @@ class Takeover:
         fleet = self._fleet
         while reaped := native.reap():
             self._own_ends |= {pid: (code, number) for pid, code, number in reaped}
-        self._strays = self._left_behind()
+        self._strays = left_behind(fleet.trees, self._guard, fleet.launcher.outputs.places.run)
         start: list[Instance] = []
         stop: list[Instance] = []
         ended: list[tuple[Instance, Observed, bool]] = []
         folders: dict[str, list[str]] = {}
         for path in fleet.trees.cgroups.folders():
-            folders.setdefault(path.rpartition("/")[2].partition("~")[0], []).append(path)
+            if is_chore(path):
+                # Whoever waited for it is gone.
+                fleet.trees.end(path)
+            else:
+                folders.setdefault(path.rpartition("/")[2].partition("~")[0], []).append(path)
         for instance in list(fleet):
             name = instance.app.spec.name
             wanted = instance.index not in self._desired.apps[name].stopped
@@ -111,7 +116,10 @@ class Takeover:
             if (other.app, other.index) in seen and other.pid != seen[other.app, other.index].pid:
                 self._stop_other(other)
         if whole:
-            fleet.trees.clean({instance.cgroup for instance in fleet.everything()})
+            known = {instance.cgroup for instance in fleet.everything()}
+            for path in fleet.trees.cgroups.folders():
+                if path not in known and not is_chore(path):
+                    fleet.trees.end(path)
             _end_forgotten(fleet, seen)
         else:
             self._leave_unknown(seen, folders, health)
@@ -124,6 +132,7 @@ class Takeover:
         for instance in list(fleet):
             if instance.state.desired and (instance in start or not instance.down):
                 fleet.launcher.endpoints.claim(instance)
+        fleet.turns.wait_for(one for one in fleet.everything() if one.state.status == is_.STOPPING)
         fleet.turns.bring_down(stop, Stop())
         return start
 
@@ -145,7 +154,9 @@ class Takeover:
                 fleet.send(instance, Remains())
 
         def is_unknown(path: str) -> bool:
-            return cgroup.is_populated(path) and all(instance.cgroup != path for instance in fleet)
+            return (
+                not is_chore(path) and cgroup.is_populated(path) and all(instance.cgroup != path for instance in fleet)
+            )
 
         fleet.made = made
         for path in fleet.trees.cgroups.folders():
@@ -202,21 +213,25 @@ class Takeover:
         fleet.launcher.connect(instance)
         if instance.app.spec.sandbox.private_network:
             instance.network = network_of(main.pid)
-        instance.started_at, instance.ticks = seen.started_at, seen.ticks
+        instance.started_at, instance.ticks, instance.failures = seen.started_at, seen.ticks, seen.failures
         instance.made = seen.made or instance.app.made
         instance.born = instance.app.spec if instance.made == instance.app.made else None
         if not main.child:
             self._hear_of(instance, main)
         age = max(0.0, time.time() - seen.started_at)
         if seen.status == is_.STOPPING:
+            instance.untold = not seen.due
             fleet.take_up(instance, self._stopping(instance, seen, age))
         else:
             ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
+            if instance.app.spec.ready.startswith("log:"):
+                # Where its run begins is not known of a start that was noted in short: then every line is of it.
+                instance.marks = seen.marks or dict.fromkeys(fleet.launcher.outputs.files(instance), 0)
             fleet.send(instance, Adopted(main.pid, age, ready))
         fleet.launcher.endpoints.adopt(instance)
-        if seen.status == is_.STOPPING and not seen.due:
+        if instance.untold:
             # Twice rather than never.
-            fleet.signal_stop(instance)
+            fleet.begin_stop(instance)
         return True
 
     def _hear_of(self, instance: "Instance", main: Process) -> None:
@@ -242,11 +257,12 @@ class Takeover:
         )
 
     def _wait_on(self, instance: "Instance", seen: "Observed") -> bool:
-        """Whether it goes on waiting for its restart."""
-        if seen.status != is_.BACKOFF or not instance.state.desired:
+        """Whether it goes on waiting for its restart, or for the end of its start_delay_ms."""
+        delayed = seen.status == is_.WAITING and seen.due > 0 and not instance.app.spec.schedule
+        if not (seen.status == is_.BACKOFF or delayed) or not instance.state.desired:
             return False
         due = time.monotonic() + max(0.0, seen.due - time.time())
-        self._fleet.take_up(instance, replace(instance.state, status=is_.BACKOFF, deadline=due, reason=seen.reason))
+        self._fleet.take_up(instance, replace(instance.state, status=seen.status, deadline=due, reason=seen.reason))
         return True
 
     # --- what has ended in between ---
@@ -286,8 +302,7 @@ class Takeover:
             if cgroup.is_populated(path):
                 instance.cgroup, instance.foreign = path, True
                 return True
-        stray = self._strays.get(instance.owner)
-        if stray is not None:
+        for stray in self._strays.get(instance.owner, ())[:1]:
             # Started by a daemon that was killed before it could write so down.
             try:
                 instance.session, instance.foreign = os.getsid(stray), True
@@ -298,34 +313,6 @@ class Takeover:
             return False
         instance.session, instance.foreign = seen.session or seen.pid, True
         return not self._fleet.trees.is_empty(instance, {})
-
-    def _left_behind(self) -> "dict[Owner, int]":
-        """Where there are no cgroups that say so, a process of each instance of which there is one: the guard's
-        children, and who prints to a pipe of ours, whatever became of both guard and daemon."""
-        found: dict[Owner, int] = {}
-        if self._fleet.trees.cgroups.base:
-            return found
-        try:
-            pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-            guards = {*descendants.children(self._guard.pid)} if self._guard.pid else set()
-            for pid in pids:
-                if pid != os.getpid() and (pid in guards or self._prints_to_us(pid)):
-                    owner = descendants.born_as(pid)
-                    if owner is not None:
-                        found[owner] = pid
-        except OSError:
-            pass
-        return found
-
-    def _prints_to_us(self, pid: int) -> bool:
-        run = self._fleet.launcher.outputs.places.run
-        for number in (1, 2):
-            try:
-                if os.readlink(f"/proc/{pid}/fd/{number}").startswith(f"{run}/"):
-                    return True
-            except OSError:
-                continue
-        return False
 
     # --- ends of what was adopted ---
 

@@ -285,12 +285,10 @@ class Trees:
             wait = REMOVE_AGAIN * 2 ** (_REMOVALS - tries)
             self._loop.at(time.monotonic() + wait, lambda: self.tidy(path, tries - 1))
 
-    def clean(self, known: "set[str]") -> None:
-        """End what lives in folders of ours that are no instance's any more, and remove them."""
-        for path in self.cgroups.folders():
-            if path not in known:
-                self.cgroups.kill(path)
-                self.tidy(path)
+    def end(self, path: str) -> None:
+        """What lives in a folder of ours that is no instance's any more, and the folder. OSError."""
+        self.cgroups.kill(path)
+        self.tidy(path)
 
 
 def _reads_empty(fd: int) -> bool:

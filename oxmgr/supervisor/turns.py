@@ -61,6 +61,10 @@ class Turns:
             self._held[instance] = event
         self._release()
 
+    def wait_for(self, instances: "Iterable[Instance]") -> None:
+        """These are stopping already: what they depend on is brought down after them."""
+        self._sinking.update(instances)
+
     def is_waiting(self, instance: "Instance") -> bool:
         """To be started, or brought down."""
         return instance in self._held or instance in self._queue

@@ -5,6 +5,7 @@ import time
 from oxmgr.model import messages
 from oxmgr.model import status as is_
 from oxmgr.model.views import instance_view
+from oxmgr.supervisor.instance import NO_MARKS
 from oxmgr.supervisor.sockets import held_places
 
 TYPE_CHECKING = False
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 def observed(instance: "Instance") -> messages.Observed:
     state = instance.state
-    due = 0.0 if state.deadline is None else time.time() + state.deadline - time.monotonic()
+    untold = instance.untold and state.status == is_.STOPPING
+    due = 0.0 if state.deadline is None or untold else time.time() + state.deadline - time.monotonic()
     return messages.Observed(
         instance.app.spec.name,
         instance.index,
@@ -37,6 +39,8 @@ def observed(instance: "Instance") -> messages.Observed:
         run=instance.run,
         extra=instance.extra,
         done_until=_done_until(instance),
+        marks=instance.marks if state.status == is_.STARTING else NO_MARKS,
+        failures=instance.failures,
         made=instance.made,
         status_text=instance.status_text,
     )

@@ -16,6 +16,7 @@ from oxmgr.model.logindex import ROTATED, SUFFIX
 from oxmgr.model.logpaths import log_paths
 from oxmgr.supervisor import native
 from oxmgr.supervisor.loop import READ
+from oxmgr.supervisor.shortage import reason
 from oxmgr.supervisor.walk import PATHS, Walk
 
 TYPE_CHECKING = False
@@ -70,7 +71,7 @@ class Watches:
             try:
                 fd = native.watch()
             except OSError as error:
-                app.troubles["watch"] = _too_few("nothing is watched", "max_user_instances", error)
+                app.troubles["watch"] = _nothing(error)
                 return
             app.troubles.pop("watch", None)
             self._watches[app] = _Watch(self._loop, self._background, app, fd, self._owns(), self._changed)
@@ -189,7 +190,7 @@ class _Watch:
         try:
             fd = native.watch()
         except OSError as error:
-            self._app.troubles["watch"] = _too_few("nothing is watched", "max_user_instances", error)
+            self._app.troubles["watch"] = _nothing(error)
             return
         self._app.troubles.pop("watch", None)
         self._loop.remove(self._fd)
@@ -311,6 +312,15 @@ def _own_files(places: "Places", apps: "dict[str, App]") -> "Callable[[str], boo
         return f"{folder}/{name.partition(ROTATED)[0].removesuffix(SUFFIX)}" in logs
 
     return is_own
+
+
+def _nothing(error: OSError) -> str:
+    """EMFILE is the limit of the user's instances, or that of our own fds (inotify_init(2))."""
+    try:
+        os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
+    except OSError as own:
+        return f"watch: nothing is watched: {reason(own)}"
+    return _too_few("nothing is watched", "max_user_instances", error)
 
 
 def _too_few(what: str, limit: str, error: OSError | None = None) -> str:

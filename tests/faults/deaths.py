@@ -1,5 +1,5 @@
 """`make death-campaign`: the daemon, its guard, and both at once are killed at random and at every system call that they make,
-and every system call that can fail is made to fail, while twenty witnesses (zoo.py) run.
+and every system call that can fail is made to fail, while two dozen witnesses (zoo.py) run.
 
     python -m tests.faults.deaths [SECONDS [SEED]]
     python -m tests.faults.deaths --every all ...
@@ -135,9 +135,10 @@ exec {words} -- {self._place} "$@"
 
     def work(self) -> None:
         """What goes through the paths of a start, a stop, a save and a change."""
-        self.ask(Act("stop", ["stopped-and-started"]))
-        self.ask(Act("start", ["stopped-and-started"]))
-        self.ask(Act("restart", ["restarted"]))
+        self.ask(Act("stop", ["stopped-and-started", "hooked"]))
+        self.ask(Act("start", ["stopped-and-started", "hooked"]))
+        self.ask(Act("restart", ["restarted", "notifies"]))
+        self.ask(Act("reload", ["reloaded"]))
         environ = f"LEDGER={self.home.folder}/ledger\0PATH={self.home.env['PATH']}\0ROUND={self.counts['rounds']}\0"
         self.ask(Apply([self.kinds["job-0"].spec], environ.encode()))
 
@@ -147,7 +148,7 @@ exec {words} -- {self._place} "$@"
         """A daemon without faults, and everybody as users want them."""
         self.daemon()
         for _ in range(20):
-            if not self.ask(Act("start", ["stopped-and-started", "restarted"])):
+            if not self.ask(Act("start", list(zoo.HANDLED))):
                 break
         for name in zoo.HANDLED:
             self.home.until(name, lambda view: view.status == "running", "to run again")
@@ -163,9 +164,17 @@ exec {words} -- {self._place} "$@"
         for kind in self.kinds.values():
             for index in range(kind.spec.instances):
                 zoo.check_runs(self.home, kind, index)
+            if kind.replaced:
+                name = kind.spec.name
+                wait_until(
+                    lambda name=name: zoo.alive(self.home, name) == [self.home.views()[name].pid],  # type: ignore[misc]
+                    f"one {name}",
+                    PATIENCE,
+                )
             if kind.code is not None and kind.spec.name in self.settled:
                 view = views[kind.spec.name]
                 assert (view.status, view.exit_code, view.signal) == ("exited", kind.code, None), view
+        zoo.check_hooks(self.home)
         daemon = self.daemon()
         wait_until(lambda: not zombies(daemon) and not zombies(self.guard), "no zombie", PATIENCE)
         most = self.most_fds
@@ -202,6 +211,8 @@ exec {words} -- {self._place} "$@"
         for kind in self.kinds.values():
             for index in range(kind.spec.instances):
                 self.counts["starts"] += zoo.check_runs(home, kind, index)
+                if kind.replaced:
+                    continue
                 lines = zoo.check_lines(home, kind, index)
                 self.counts["lines"] += lines.number
                 self.counts["starts cut short by the daemon's death"] += zoo.cut_short(home, kind, index)

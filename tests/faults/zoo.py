@@ -1,4 +1,4 @@
-"""Twenty apps of many kinds that are witnesses: each numbers its lines, and writes in a ledger of its own when it starts
+"""Two dozen apps of many kinds that are witnesses: each numbers its lines, and writes in a ledger of its own when it starts
 and when it ends.
 
 A ledger is a file of lines: `start PID`, `end PID CODE LINES` (LINES of the run on its stdout), and `double PID` from one
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from oxmgr.model.logpaths import log_paths
-from oxmgr.model.spec import NEVER, Logs, Spec, instance_name
+from oxmgr.model.spec import NEVER, Hooks, Logs, Spec, instance_name
 from tests.conftest import Home
 from tests.unit.logs import rotated_files
 
@@ -63,6 +63,17 @@ def leave(code):
     note(f"end {os.getpid()} {code} {n}")
     os._exit(code)
 """
+NOTIFY = """
+import socket
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+    told.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+"""
+BESIDE = """
+echo start $$ >> $LEDGER/reloaded.0
+trap 'exit 0' TERM
+echo ready
+while :; do sleep 0.05; done
+"""
 
 
 class Kind(NamedTuple):
@@ -73,6 +84,8 @@ class Kind(NamedTuple):
     """Every line of it is in its log; else some may be missing, where a notice says so."""
     code: int | None = None
     """How its one run ends."""
+    replaced: bool = False
+    """Two of it may run beside each other, as long as one replaces the other."""
 
 
 def zoo(home: Home) -> dict[str, Kind]:
@@ -88,6 +101,7 @@ def zoo(home: Home) -> dict[str, Kind]:
         return Spec(name, "python", argv, str(home.folder), env={"LEDGER": str(ledger)}, **keys)  # type: ignore[arg-type]
 
     steady = LOOP.format(pause=0.05, code=0)
+    hooks = Hooks(pre_start="echo pre_start >> $LEDGER/hooks", pre_stop="echo pre_stop >> $LEDGER/hooks")
     py = "while not stop:\n    say()\n    time.sleep({pause})\nleave({code})\n"
     again = {"restart": "always", "restart_delay_ms": 100, "restart_delay_max_ms": 100}
     kinds = [
@@ -124,11 +138,15 @@ def zoo(home: Home) -> dict[str, Kind]:
         Kind(sh("job-5", "for i in 1 2 3 4 5 6 7 8 9 10; do say; sleep 0.1; done; leave 5", restart=NEVER), code=5),
         Kind(sh("stopped-and-started", steady)),
         Kind(sh("restarted", steady)),
+        Kind(sh("hooked", "echo >&5; " + steady, ready="fd:5", hooks=hooks)),
+        Kind(python("notifies", NOTIFY + py.format(pause=0.1, code=0), ready="notify")),
+        Kind(sh("listens", steady, listen=[f"unix:{ledger}/listens.sock"])),
+        Kind(home.sh("reloaded", BESIDE, env={"LEDGER": str(ledger)}, ready="log:^ready$"), told=False, replaced=True),
     ]
     return {kind.spec.name: kind for kind in kinds}
 
 
-HANDLED = ("stopped-and-started", "restarted")
+HANDLED = ("stopped-and-started", "restarted", "hooked", "notifies", "reloaded")
 """Those that commands end and start."""
 
 
@@ -223,6 +241,29 @@ def check_runs(home: Home, kind: Kind, index: int) -> int:
     elif not kind.restarts and kind.spec.name not in HANDLED:
         assert len(history) == 1, f"{kind.spec.name} was started again: {history}"
     return len(history)
+
+
+def alive(home: Home, name: str) -> list[int]:
+    """The runs of an app of one instance that have not ended."""
+    found = []
+    for run in runs(home, name, 0):
+        try:
+            state = Path(f"/proc/{run.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != "Z":
+            found.append(run.pid)
+    return found
+
+
+def check_hooks(home: Home) -> None:
+    """None was left out: each start has had its own, and each end too, for nobody ends but who is stopped."""
+    path = home.folder / "ledger" / "hooks"
+    words = path.read_text().split() if path.exists() else []
+    history = runs(home, "hooked", 0)
+    ends = sum(run.code is not None for run in history)
+    counts = words.count("pre_start"), words.count("pre_stop")
+    assert counts[0] >= len(history) and counts[1] >= ends, (counts, len(history), ends)
 
 
 def cut_short(home: Home, kind: Kind, index: int) -> int:

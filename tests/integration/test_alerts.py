@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from oxmgr.client.launch import daemon_argv
 from oxmgr.client.saved import read_saved_events
 from oxmgr.model.codec import replace
-from oxmgr.model.messages import Event, GetDaemon
+from oxmgr.model.messages import Event, GetDaemon, ReplaceDaemon
 from oxmgr.model.spec import Alerts, Limits, Logs
-from tests.conftest import Home, tree, wait_until
+from tests.conftest import WITHOUT_CGROUPS, Home, tree, wait_until
 from tests.integration.conftest import Ox
 
 SECRET = "s3cr3t"
@@ -215,6 +216,70 @@ def test_a_command_is_run_with_the_message_and_without_roots_rights(home: Home) 
     assert (home.folder / "told").read_text().startswith("crash api:")
     uid = int((home.folder / "who").read_text())
     assert uid == os.getuid() if os.getuid() else uid == 65534
+
+
+HANGS = """
+echo $$ > main.new; mv main.new main
+setsid sh -c 'echo $$ > other.new; mv other.new other; exec sleep 500' & wait
+"""
+
+
+def a_hanging_command(home: Home) -> list[int]:
+    """The pids of one and of what it has started."""
+    home.folder.chmod(0o777)
+    alerts = Alerts(("crash",), command=["/bin/sh", "-c", HANGS], working_dir=str(home.folder))
+    home.apply(home.sh("api", "exit 9", alerts=alerts, restart_delay_ms=100_000))
+    files = [home.folder / "main", home.folder / "other"]
+    wait_until(lambda: all(file.exists() for file in files), "the command")
+    return [int(file.read_text()) for file in files]
+
+
+def ended(pid: int) -> bool:
+    """A zombie has no program any more."""
+    return not os.path.exists(f"/proc/{pid}/exe")
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "helper"])
+def test_a_command_ends_with_its_daemon_and_with_its_helper(each_home: Home, how: str) -> None:
+    home = each_home
+    pids = a_hanging_command(home)
+    if how == "stop":
+        assert home.stop_daemon() == 0
+    elif how == "kill":
+        home.kill_daemon()
+    else:
+        [helper] = helpers(home)
+        os.kill(helper, signal.SIGKILL)
+    wait_until(lambda: ended(pids[0]), "the end of the command")
+    if how != "helper" or home.wrap == []:
+        wait_until(lambda: ended(pids[1]), "the end of what it has started")
+    else:
+        # Without cgroups, who has left the session of a helper that was killed is nobody's.
+        os.kill(pids[1], signal.SIGKILL)
+    if how == "kill":
+        home.start_daemon()
+
+
+def test_a_command_that_outlived_both_is_ended_by_the_next_daemon(home: Home) -> None:
+    pids = a_hanging_command(home)
+    [helper] = helpers(home)
+    os.kill(helper, signal.SIGSTOP)
+    home.kill_daemon()
+    assert not any(map(ended, pids))
+    home.start_daemon()
+    wait_until(lambda: all(map(ended, [helper, *pids])), "the end of what the earlier daemon has left")
+
+
+@pytest.mark.parametrize("wrap", [[], WITHOUT_CGROUPS], ids=["cgroup", "walk"])
+def test_a_command_is_ended_before_another_daemon_is_executed(empty_home: Home, wrap: list[str]) -> None:
+    home = empty_home
+    home.wrap, home.guarded = wrap, True
+    home.start_daemon()
+    pids = a_hanging_command(home)
+    (home.folder / "main").unlink()
+    home.request(ReplaceDaemon(daemon_argv()))
+    wait_until(lambda: all(map(ended, pids)), "the end of the command")
+    wait_until((home.folder / "main").exists, "the command, run by the other")
 
 
 def test_a_command_that_fails_is_told(home: Home) -> None:

@@ -257,3 +257,13 @@ def test_a_log_folder_that_is_removed_and_made_again_is_followed(ox: Ox) -> None
     following.count("3\n")
     following.end()
     assert following.lines == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("words", [["logs", "app", "-f"], ["events", "-f"]])
+def test_who_follows_ends_with_its_reader(ox: Ox, words: list[str]) -> None:
+    ox.home.apply(ox.home.sh("app", "echo hello; exec sleep 1000"))
+    wait_until(lambda: ox.home.log("app"), "a line")
+    with ox.popen(*words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as follower:
+        assert follower.stdout is not None and follower.stdout.readline()
+        follower.stdout.close()
+        assert follower.wait(DEADLINE) == 1

@@ -293,3 +293,15 @@ def test_a_start_takes_hardly_longer_than_it_watches(ox: Ox) -> None:
     begun = time.monotonic()
     ox("start")
     assert time.monotonic() - begun < 2
+
+
+def test_as_many_instances_as_the_daemon_may_use_cpus(empty: Ox) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) == 1:
+        pytest.skip("this host has one CPU")
+    empty.home.wrap = ["taskset", "--cpu-list", str(cpus[0])]
+    empty.home.start_daemon()
+    empty.oxfile('[processes.a]\ncommand = "sleep 1000"\ninstances = "max"\n')
+    empty("apply")
+    empty("start", "sleep 1000", "--name", "b", "-i", "max")
+    assert sorted(empty.home.views()) == ["a", "b"]

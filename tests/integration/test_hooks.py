@@ -1,12 +1,15 @@
 """Commands around starts and stops: each has its time, and nothing of it outlives that."""
 
 import os
+import time
+from pathlib import Path
 
 import pytest
 
+from oxmgr.client.saved import read_saved_events
 from oxmgr.model.messages import Act, StopDaemon
-from oxmgr.model.spec import NEVER, Hooks
-from tests.conftest import Home, wait_until
+from oxmgr.model.spec import NEVER, HealthCheck, Hooks, Limits
+from tests.conftest import Home, no_more_files, wait_until
 
 
 @pytest.fixture
@@ -35,6 +38,15 @@ def test_each_hook_comes_at_its_time(home: Home) -> None:
     home.request(Act("stop", ["app"]))
     wait_until(lambda: len(notes(home)) == 6, "the stop and its hooks")
     assert notes(home)[3:] == [["hook", "pre_stop", pid], ["end"], ["hook", "post_stop", "none"]]
+
+
+def test_a_post_start_comes_after_each_start_also_where_nothing_is_waited_for(home: Home) -> None:
+    home.apply(home.sh("app", "exec sleep 1000", hooks=Hooks(post_start=note(home, "hook"))))
+    first = home.pid("app")
+    wait_until(lambda: notes(home) == [["hook", "post_start", str(first)]], "the hook")
+    os.kill(first, 9)
+    home.until("app", lambda view: view.restarts == 1 and view.status == "running")
+    wait_until(lambda: notes(home)[1:] == [["hook", "post_start", str(home.pid("app"))]], "the hook of the restart")
 
 
 def test_a_pre_start_that_fails_is_a_start_that_fails(home: Home) -> None:
@@ -94,3 +106,43 @@ def test_the_end_of_a_hook_that_was_late_reads_nobody_elses_pipe(home: Home) -> 
     names = ["quick", *(f"more{number}" for number in range(6))]
     wait_until(lambda: all(home.log(name).endswith("line 2999\n") for name in names), "all lines")
     assert {home.log(name) for name in names} == {"".join(f"line {number}\n" for number in range(3000))}
+
+
+def test_a_command_that_closes_its_output_costs_nothing(home: Home) -> None:
+    command = f"exec >&- 2>&-; echo > {home.folder}/closed; exec sleep 500"
+    check = HealthCheck(command=command, initial_delay_secs=0, timeout_secs=100)
+    home.apply(home.sh("app", "exec sleep 1000", health_check=check))
+    wait_until((home.folder / "closed").exists, "the command")
+    assert home.daemon is not None
+    schedstat = Path(f"/proc/{home.daemon.pid}/schedstat")
+
+    def ran_ms() -> float:
+        return int(schedstat.read_text().split()[0]) / 1e6
+
+    before = ran_ms()
+    time.sleep(0.5)
+    # Also where it gets a tenth of a CPU, a loop that turns has more.
+    assert ran_ms() - before < 10
+
+
+def test_without_file_descriptors_hooks_fail_and_nothing_else(home: Home) -> None:
+    hooks = Hooks(pre_stop="exit 0", post_stop="exit 0")
+    home.apply(home.sh("app", "exec sleep 1000", hooks=hooks))
+    connection, pid = home.connect(), home.pid("app")
+
+    def failed() -> list[str]:
+        return [event.reason for event in read_saved_events(home.places) if event.kind == "hook-failed"]
+
+    with no_more_files(home):
+        connection._send(Act("stop", ["app"]))
+        wait_until(lambda: failed() and not os.path.exists(f"/proc/{pid}"), "the end of the app")
+    home.until("app", lambda view: view.status == "stopped")
+    help_ = "raise the daemon's limit of open files (`ulimit -n`, or LimitNOFILE= of its unit)"
+    assert failed()[0] == f"pre_stop: open a pipe for what it prints: Too many open files: {help_}"
+    assert home.stop_daemon() == 0
+
+
+def test_a_hook_has_the_limits_of_its_app(home: Home) -> None:
+    hooks = Hooks(pre_start=f"ulimit -n > {home.folder}/files")
+    home.apply(home.sh("app", "exec sleep 1000", hooks=hooks, limits=Limits(open_files=77)))
+    assert (home.folder / "files").read_text() == "77\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from oxmgr.folders import open_folder
 from oxmgr.helpers.compress import compress
 from oxmgr.model.spec import Logs
 from oxmgr.supervisor.archive import Archive
-from oxmgr.supervisor.folders import open_folder
 from tests.conftest import REPOSITORY, Home, children, tree, wait_until
 from tests.unit.logs import rotated_files
 

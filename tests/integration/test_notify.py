@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,26 @@ say("READY=1")
     assert not out.exists(), "what was left is gone once it was stopped"
 
 
+def test_files_that_share_an_inode_are_each_kept_and_the_same_one_once(home: Home) -> None:
+    out = home.folder / "out"
+    script = f"""
+if "LISTEN_FDS" in os.environ:
+    numbers = [number for number in range(3, 3 + int(os.environ["LISTEN_FDS"]))]
+    found = sorted(os.eventfd_read(number) for number in numbers)
+    open({str(out)!r} + ".new", "w").write(repr(found)); os.rename({str(out)!r} + ".new", {str(out)!r})
+else:
+    for count in (1, 2, 3):
+        fd = os.eventfd(count)
+        say("FDSTORE=1\\nFDNAME=e", fd)
+        say("FDSTORE=1\\nFDNAME=e", os.dup(fd))
+barrier()
+say("READY=1")
+"""
+    home.apply(app(home, script + FOREVER))
+    home.request(Act("restart", ["app"]))
+    assert out.read_text() == "[1, 2, 3]"
+
+
 def test_what_can_be_left_is_bounded(home: Home) -> None:
     script = """
 for number in range(40):
@@ -197,16 +218,27 @@ def test_another_user_can_reach_it(home: Home) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not os.path.exists(PYTHON), reason="needs root, and a Python for all users")
-def test_from_a_private_network_too_where_its_user_may_go_there(home: Home) -> None:
-    spec = app(home, "say('READY=1')" + FOREVER, ready_timeout_ms=500, restart=NEVER)
-    sandbox = Sandbox(uid=65534, gid=65534, private_network=True)
+@pytest.mark.parametrize("private_network", [False, True])
+def test_nobody_but_its_user_and_root_can_send_to_it(home: Home, private_network: bool) -> None:
+    spec = app(home, "say('READY=1')" + FOREVER, ready_timeout_ms=5000, restart=NEVER)
+    sandbox = Sandbox(uid=65534, gid=65534, private_network=private_network)
     spec = replace(spec, argv=[PYTHON, *spec.argv[1:]], working_dir="/", sandbox=sandbox)
     done = home.apply(spec)
-    assert done.failed and "cannot reach its NOTIFY_SOCKET from its sandbox" in done.warnings[0]
-    os.chmod(home.folder, 0o711)
-    os.chmod(home.places.run, 0o711)
-    home.request(Act("start", ["app"]))
-    home.until("app", lambda view: view.ready)
+    assert not done.failed and not done.warnings
+    place = place_of(home, home.pid("app"))
+    other = f"""if 1:
+        import os, socket
+        os.setgroups([]); os.setgid(1); os.setuid(1)
+        place = {place!r}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
+            sending.sendto(b"WATCHDOG=trigger", "\\0" + place[1:] if place[0] == "@" else place)
+    """
+    sent = subprocess.run([PYTHON, "-c", other], capture_output=True, text=True, check=False)
+    assert sent.returncode and "PermissionError" in sent.stderr
+    send(place, "STATUS=from root")
+    home.until("app", lambda view: view.warnings, "the word of root, which is none of it")
+    home.apply(prune=True)
+    assert not os.path.exists(os.path.dirname(place)), "a folder of its own is left"
 
 
 def test_a_starting_app_is_waited_for_by_the_next_daemon(empty_home: Home) -> None:

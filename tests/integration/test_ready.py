@@ -82,7 +82,7 @@ def test_who_is_not_ready_in_time_is_stopped_and_the_reason_told(home: Home) -> 
     spec = home.sh("slow", "exec sleep 1000", ready="listen", ready_timeout_ms=300, restart=NEVER)
     done = home.apply(spec)
     # The time that it took in the end, which is more where there is no CPU for everybody.
-    assert re.fullmatch(r"not ready \d+(\.\d)? s after its start", done.failed["slow"])
+    assert re.fullmatch(r"not ready \d+(\.\d)? s after its start: it does not listen", done.failed["slow"])
     assert home.views()["slow"].status == "errored"
 
 

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import time
 
 import pytest
 
 from oxmgr.client.connection import Refused
+from oxmgr.client.saved import read_saved_events
 from oxmgr.model.messages import Act, StopDaemon
 from oxmgr.model.spec import Spec
 from tests.conftest import Home, wait_until
@@ -151,3 +153,14 @@ def test_a_change_of_what_is_watched_reloads_who_can_be(home: Home) -> None:
     home.until("app", lambda view: view.pid != old and view.status == "running")
     wait_until(lambda: [word[0] for word in told(home)] == ["start", "start", "end"], "the end of the old one")
     assert home.views()["app"].restarts == 0
+
+
+def test_a_restart_at_a_time_reloads_who_can_be(home: Home) -> None:
+    at = time.localtime(time.time() + 4)
+    line = f"{at.tm_sec} {at.tm_min} {at.tm_hour} {at.tm_mday} {at.tm_mon} *"
+    home.apply(app(home, restart_schedule=line))
+    old = home.pid("app")
+    home.until("app", lambda view: view.pid != old and view.status == "running")
+    wait_until(lambda: [word[0] for word in told(home)] == ["start", "start", "end"], "the end of the old one")
+    assert home.views()["app"].restarts == 0
+    assert [event.app for event in read_saved_events(home.places) if event.kind == "scheduled"] == ["app"]

@@ -273,6 +273,8 @@ def test_with_a_read_only_state_folder_too_the_next_daemon_goes_on_where_the_las
     ox("stop", "stops")
     os.kill(disk.pid("app"), 9)
     pid = disk.until("app", lambda view: view.restarts == 1 and view.pid).pid
+    told = "/desired cannot be written (Read-only file system): what was changed is done, but it is lost if this daemon and its guard"
+    assert any(told in text for text in warnings(disk))
     first = ox.daemon()
     assert first is not None
     os.kill(first, 9)

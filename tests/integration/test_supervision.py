@@ -345,6 +345,23 @@ def test_scale_takes_and_gives_back_instances(home: Home) -> None:
         home.request(Scale("app", 0))
 
 
+def test_scale_starts_nothing_that_was_stopped(home: Home) -> None:
+    home.apply(home.sh("app", "exec sleep 1000", instances=2))
+    home.request(Act("stop", ["app:1"]))
+    first = home.pid("app:0")
+    home.request(Scale("app", 4))
+    assert {name: view.status for name, view in home.views().items()} == {
+        "app:0": "running", "app:1": "stopped", "app:2": "running", "app:3": "running"
+    }  # fmt: skip
+    assert home.pid("app:0") == first
+    home.kill_daemon()
+    home.start_daemon()
+    assert home.views()["app:1"].status == "stopped"
+    home.request(Scale("app", 1))
+    home.request(Scale("app", 2))
+    assert home.until("app:1", lambda view: view.status == "running").desired == "running"
+
+
 def test_one_instance_can_be_restarted_and_stopped_alone(home: Home) -> None:
     home.apply(home.sh("app", "exec sleep 1000", instances=2))
     pids = home.pid("app:0"), home.pid("app:1")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from oxmgr.client.saved import read_saved_events
-from oxmgr.model.messages import Act, Event
+from oxmgr.model.codec import replace
+from oxmgr.model.messages import Act, Apply, Done, Event
 from oxmgr.model.spec import Spec
-from tests.conftest import Home, wait_until
+from tests.conftest import Home, no_more_files, wait_until
 
 
 @pytest.fixture
@@ -317,3 +318,13 @@ def test_no_inotify_at_all_is_a_warning(empty_home: Home) -> None:
     view = done.instances[0]
     assert view.status == "running" and not done.failed
     assert "fs.inotify.max_user_instances is " in view.warnings[0]
+
+
+def test_no_file_descriptors_of_the_daemons_own_are_told_from_that(home: Home) -> None:
+    home.apply(replace(watched(home, home.folder), watch=()))
+    connection = home.connect()
+    with no_more_files(home):
+        done = connection.request(Apply([watched(home, home.folder)]))
+    assert isinstance(done, Done)
+    why = "watch: nothing is watched: Too many open files: raise the daemon's limit of open files"
+    assert any(why in text for text in done.instances[0].warnings)

@@ -8,7 +8,7 @@ import pytest
 
 from oxmgr.client.connection import Refused
 from oxmgr.model.messages import Act
-from oxmgr.model.spec import NEVER, Limits
+from oxmgr.model.spec import NEVER, Hooks, Limits
 from oxmgr.supervisor.cgroup import FREEZE, Cgroups
 from tests.conftest import Home, actions, wait_until
 from tests.kernel.looks import SLEEP, events, folder, is_alive, members, read, until_said
@@ -66,6 +66,17 @@ def test_every_limit_is_in_its_file_and_none_is_told_as_missing(home: Home) -> N
     assert done.warnings == [] and done.failed == {}
     assert files(folder(home, "app"), FILES) == FILES
     assert home.views()["app"].warnings == []
+
+
+def test_a_hook_has_the_limits_of_its_app_for_itself(home: Home) -> None:
+    names = " ".join(FILES)
+    looks = f"cd /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup) && pwd && head -n 1 -v {names}"
+    home.apply(home.sh("app", SLEEP, limits=EVERY, hooks=Hooks(pre_start=f"({looks}) > {home.folder}/seen")))
+    first, *lines = (home.folder / "seen").read_text().splitlines()
+    told = [line for line in lines if line]
+    seen = {name.split()[1]: value for name, value in zip(told[::2], told[1::2], strict=True)}
+    assert seen == FILES
+    assert Path(first) != folder(home, "app")
 
 
 def test_cpus_are_all_that_the_tree_may_run_on(home: Home) -> None:

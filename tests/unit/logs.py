@@ -6,16 +6,16 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from oxmgr.folders import open_folder
 from oxmgr.model.spec import Logs
-from oxmgr.supervisor import archive, folders, linelog, logtimes, native, rawlog, spool
+from oxmgr.supervisor import archive, linelog, logtimes, native, rawlog, spool
 from oxmgr.supervisor.archive import Archive, rotated_names
-from oxmgr.supervisor.folders import open_folder
 from oxmgr.supervisor.linelog import LineLog
 from oxmgr.supervisor.rawlog import RawLog
 from oxmgr.supervisor.spool import Spool
 
 STEPS = ("open", "rename", "unlink", "write", "pwrite", "ftruncate", "close")
-MODULES = (archive, folders, linelog, logtimes, rawlog, spool)
+MODULES = (archive, linelog, logtimes, rawlog, spool)
 
 
 class AppPipe:

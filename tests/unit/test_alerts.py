@@ -177,6 +177,18 @@ def test_what_ran_out_of_memory_is_told_once_and_counts_as_a_crash() -> None:
     assert (app.kinds, app.counts) == (["crash"], [1])
 
 
+def test_what_is_unhealthy_is_told_once_and_is_no_crash() -> None:
+    app = App()
+    for _ in range(LOOP_CRASHES + 1):
+        app("unhealthy", reason="exit code 1, 3 times in a row")
+        app("crashed", reason="exit code 1, 3 times in a row")
+        app("started")
+    app.wait(PAUSES[0])
+    assert (app.kinds, app.counts) == (["unhealthy", "unhealthy"], [1, LOOP_CRASHES])
+    app("crashed")
+    assert app.kinds[2:] == ["crash"]
+
+
 def test_who_wants_no_loops_has_them_told_as_crashes_and_no_oftener() -> None:
     app = App(("crash",))
     for _ in range(1000):

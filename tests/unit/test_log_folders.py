@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from oxmgr.folders import open_folder
 from oxmgr.helpers.compress import compress
 from oxmgr.model.logindex import pack_entry, pack_head
 from oxmgr.model.spec import Logs
 from oxmgr.supervisor.archive import Archive, prune, prune_all
-from oxmgr.supervisor.folders import open_folder
 from oxmgr.supervisor.logtimes import first_line_ns
 from oxmgr.supervisor.rawlog import RawLog
 from tests.unit.logs import AppPipe, move_all, raw_log, rotated_files

@@ -10,11 +10,14 @@ import pytest
 
 from oxmgr.model.messages import Alert, SendAlert
 from oxmgr.supervisor import messenger
+from oxmgr.supervisor.cgroup import Cgroups
 from oxmgr.supervisor.health import Health
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.messenger import HELPERS, RETRIES, WAITING, WAITING_EACH, Messenger
 from oxmgr.supervisor.spare import Spare
 from tests.unit.store import KeepsFds
+
+TREES = SimpleNamespace(cgroups=Cgroups())
 
 
 class Clock:
@@ -45,7 +48,7 @@ class Clock:
 class Sent:
     """What would be sent, until it is said how it went."""
 
-    def __init__(self, loop: Any, letter: Any, done: Any) -> None:
+    def __init__(self, loop: Any, trees: Any, letter: Any, serial: int, done: Any) -> None:
         self.letter, self.done = letter, done
         Post.under_way.append(self)
         Post.history.append((letter.receiver[0], letter.order.alert.seq))
@@ -92,7 +95,7 @@ def guard() -> Iterator[KeepsFds]:
 
 @pytest.fixture
 def post(clock: Clock, told: list[tuple[str, str]], health: Health, guard: KeepsFds) -> Iterator[Messenger]:
-    post = Messenger(clock, health, Spare("alerts", guard), lambda app, why: told.append((app, why)))  # type: ignore[arg-type]
+    post = Messenger(clock, TREES, health, Spare("alerts", guard), lambda app, why: told.append((app, why)))  # type: ignore[arg-type]
     yield post
     post.end()
 
@@ -196,7 +199,7 @@ def test_what_was_not_sent_is_sent_by_the_next_daemon(
     clock.run()
     Post.under_way[0].ends("again: it answers 500")
     Post.under_way, Post.history = [], []
-    heir = Messenger(clock, health, Spare("alerts", guard), lambda app, why: None)  # type: ignore[arg-type]
+    heir = Messenger(clock, TREES, health, Spare("alerts", guard), lambda app, why: None)  # type: ignore[arg-type]
     # The dead one does nothing any more.
     clock.due = clock.due[-1:]
     for seq in range(3):

@@ -6,6 +6,7 @@ import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -502,3 +503,13 @@ def test_only_a_folder_can_be_watched(tmp_path: Path) -> None:
             native.watch_add(fd, str(tmp_path / "nothing"))
     finally:
         os.close(fd)
+
+
+def test_whose_a_socket_is() -> None:
+    with socket.socket() as one:
+        pid, wanted = os.getpid(), [5, os.fstat(one.fileno()).st_ino]
+        assert native.has_socket([pid], wanted, 10_000) == native.HAS
+        assert native.has_socket([pid], [5], 10_000) == native.HAS_NOT
+        assert native.has_socket([pid], [5], 2) == native.UNFINISHED
+        assert native.has_socket([], wanted, 2) == native.HAS_NOT
+    assert native.has_socket([pid], wanted, 10_000) == native.HAS_NOT

@@ -55,6 +55,11 @@ WRONG_VALUES = [
     ('env = { "A=B" = "1" }', 'env."A=B"', "'A=B' cannot be a variable's name"),
     ('env = { A = "$NOT_SET" }', "env.A", "$NOT_SET is not set in your environment: set it, or write $$ for a $"),
     ('env = { A = "\\u0000" }', "env.A", "a variable cannot hold a NUL"),
+    (
+        "health_check = {}",
+        "health_check",
+        'asks nothing: write endpoint = "http://…", tcp = PORT or command = "…"',
+    ),
     ("working_dir = 1", "working_dir", "expected a path, got 1"),
     ('log_file = ""', "log_file", 'expected a path, got ""'),
     ('namespace = "a/b"', "namespace", f"the namespace 'a/b' {SLASH}"),

@@ -1,5 +1,5 @@
 """Folders of logs, which may be an app's user's own. What root does in one it does by an fd of it, so that nobody leads
-it elsewhere by a symbolic link in the place of a folder or of a file."""
+it elsewhere by a symbolic link in the place of a folder or of a file. For the daemon, its helpers and the command."""
 
 import errno
 import os
@@ -10,6 +10,7 @@ LINKS_LIMIT = 40
 MODE = 0o640
 FOLDER_MODE = 0o750
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _FILE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -28,7 +29,6 @@ def open_folder(path: str, *, make: bool = False) -> int:
     try:
         while todo:
             part = todo.pop()
-            here = os.fstat(fd)
             try:
                 step = _step(fd, part, make)
             except OSError as error:
@@ -40,7 +40,7 @@ def open_folder(path: str, *, make: bool = False) -> int:
                 except OSError:
                     raise error from None
                 links += 1
-                if here.st_uid or here.st_mode & 0o022 or links > LINKS_LIMIT:
+                if not _is_roots(fd) or links > LINKS_LIMIT:
                     why = f"{part} is a symbolic link that others than root can change"
                     raise OSError(errno.EPERM, why, path) from None
                 todo += [one for one in reversed(to.split("/")) if one]
@@ -51,6 +51,12 @@ def open_folder(path: str, *, make: bool = False) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _is_roots(folder: int) -> bool:
+    """Whether nobody else can change what is in it."""
+    found = os.fstat(folder)
+    return not found.st_uid and not found.st_mode & 0o022
 
 
 def _step(within: int, name: str, make: bool) -> int:
@@ -92,3 +98,19 @@ def open_file(within: int, name: str, flags: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def open_to_read(path: str) -> int:
+    """What stands there; where root reads in a folder that others can change, a regular file that has no other name: a
+    link may lead to one that only root can read, and whoever has put it there is not to be shown that. OSError."""
+    if os.geteuid():
+        return os.open(path, _READ)
+    folder, _, name = os.path.abspath(path).rpartition("/")
+    within = open_folder(folder)
+    try:
+        return os.open(name, _READ, dir_fd=within) if _is_roots(within) else open_file(within, name, os.O_RDONLY)
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        os.close(within)
