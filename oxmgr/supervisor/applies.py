@@ -12,7 +12,7 @@ from oxmgr.model.spec import NAME_LIMIT
 from oxmgr.supervisor.limits import not_enforceable
 from oxmgr.supervisor.outputs import plumbing
 from oxmgr.supervisor.plan import must_restart, plan
-from oxmgr.supervisor.rollouts import can_roll
+from oxmgr.supervisor.rollouts import can_roll, takes_turns
 from oxmgr.supervisor.sockets import addresses
 
 TYPE_CHECKING = False
@@ -137,9 +137,7 @@ def put(fleet: "Fleet", request: m.Apply, changes: list[m.Change]) -> Work:
 
 def rolls(instance: "Instance") -> bool:
     """Whether it is reloaded without a gap, or where two cannot run beside each other, after the others of its app."""
-    spec = instance.app.spec
-    several = spec.instances > 1 and not spec.schedule
-    return instance.state.status == is_.RUNNING and (can_roll(spec) or several)
+    return instance.state.status == is_.RUNNING and takes_turns(instance.app.spec)
 
 
 def _stopped(fleet: "Fleet", name: str) -> "list[Instance]":

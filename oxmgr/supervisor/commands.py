@@ -67,7 +67,7 @@ class Commands:
         self._rollouts = Rollouts(fleet, loop)
         fleet.probes.told = self._rollouts.on_change
         fleet.hooks.ended = self._end_when_down
-        fleet.roll = self._rollouts.begin_by_itself
+        fleet.roll = lambda app, instances, in_turn: self._rollouts.begin_by_itself(app, instances, in_turn=in_turn)
         fleet.changed = self._on_change
 
     def handle(self, request: m.Request, client: "Client") -> None:

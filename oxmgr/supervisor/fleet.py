@@ -79,8 +79,8 @@ class Fleet:
         self.changed: Callable[[Instance], None] = lambda instance: None
         self.made: Callable[[Instance], None] = lambda instance: None
         self.unknown: dict[tuple[str, int], messages.Observed] = {}
-        self.roll: Callable[[App, list[Instance]], bool] = lambda app, instances: False
-        """Replaces these without a gap; false where that cannot be."""
+        self.roll: Callable[[App, list[Instance], bool], bool] = lambda app, instances, in_turn: False
+        """Replaces these without a gap, or in turn; false where that cannot be."""
         self._places = places
         self._loop = loop
         self._journal = journal
@@ -301,13 +301,16 @@ class Fleet:
         """Something that it watches has changed. Who was started later has seen it; and what an app does to its files
         as it ends is no reason to end it again."""
         older = [one for one in app.instances.values() if one.started_at < at]
-        for instance in self._roll(app, older, "watch", reason):
+        # Whoever works on it wants all of it anew at once.
+        for instance in self._roll(app, older, "watch", reason, in_turn=False):
             self.send(instance, Changed(reason))
 
-    def _roll(self, app: App, instances: list[Instance], kind: str, reason: str) -> list[Instance]:
+    def _roll(
+        self, app: App, instances: list[Instance], kind: str, reason: str, *, in_turn: bool = True
+    ) -> list[Instance]:
         """Replace those that run, where that can be, and tell of it; those for whom something else is to be done."""
         running = [one for one in instances if one.state.status == is_.RUNNING]
-        if not running or not self.roll(app, running):
+        if not running or not self.roll(app, running, in_turn):
             return instances
         for instance in running:
             self._tell(kind, instance, reason)

@@ -28,6 +28,12 @@ def can_roll(spec: Spec) -> bool:
     return spec.ready != STARTED and (bool(spec.listen) or not spec.ready.startswith(BY_PORT))
 
 
+def takes_turns(spec: Spec) -> bool:
+    """Whether its instances are replaced so that some of them are always there: beside their new ones, or one after the
+    other."""
+    return can_roll(spec) or (spec.instances > 1 and not spec.schedule)
+
+
 class Rollouts:
     """`on_change` is to be called with each instance after each of its steps."""
 
@@ -60,10 +66,11 @@ class Rollouts:
         if not self._fleet.hooks.before("pre_reload", chosen[0], go):
             go("")
 
-    def begin_by_itself(self, app: "App", instances: "list[Instance]") -> bool:
-        """The same, and nobody waits for its end; false where the app cannot be replaced so. While it is being
-        replaced, those that have begun before this are replaced after that."""
-        if not can_roll(app.spec):
+    def begin_by_itself(self, app: "App", instances: "list[Instance]", *, in_turn: bool) -> bool:
+        """The same, and nobody waits for its end; false where the app cannot be replaced so: beside its new one, or
+        with `in_turn` one instance after the other. While it is being replaced, those that have begun before this are
+        replaced after that."""
+        if not (takes_turns(app.spec) if in_turn else can_roll(app.spec)):
             return False
         running = self._running.get(app)
         if running is None:
@@ -101,7 +108,7 @@ class Rollouts:
         older = [one for one in app.instances.values() if one.started_at < running.again]
         older = [one for one in older if one.state.status == is_.RUNNING]
         if older:
-            self.begin_by_itself(app, older)
+            self.begin_by_itself(app, older, in_turn=True)
 
 
 def _is_coming(running: "_Running | None", instance: "Instance") -> bool:

@@ -9,6 +9,7 @@ import pytest
 from oxmgr.client.saved import read_saved_events
 from oxmgr.model.messages import Act, StopDaemon
 from oxmgr.model.spec import NEVER, HealthCheck, Hooks, Limits
+from oxmgr.supervisor.owners import NO_FAULT
 from tests.conftest import Home, no_more_files, wait_until
 
 
@@ -138,7 +139,7 @@ def test_without_file_descriptors_hooks_fail_and_nothing_else(home: Home) -> Non
         wait_until(lambda: failed() and not os.path.exists(f"/proc/{pid}"), "the end of the app")
     home.until("app", lambda view: view.status == "stopped")
     help_ = "raise the daemon's limit of open files (`ulimit -n`, or LimitNOFILE= of its unit)"
-    assert failed()[0] == f"pre_stop: open a pipe for what it prints: Too many open files: {help_}"
+    assert failed()[0] == f"pre_stop: {NO_FAULT}open a pipe for what it prints: Too many open files: {help_}"
     assert home.stop_daemon() == 0
 
 

@@ -283,14 +283,15 @@ const text = 'x'.repeat({size});
 const more = () => {{ for (let i = 0; i < 50; i++) process.send(text); setImmediate(more); }};
 more();
 """
-    home.apply(node(home, script, ready="node"), home.sh("other", "exec sleep 1000"))
+    other = home.sh("other", "exec sleep 1000", restart_delay_max_ms=0)
+    home.apply(node(home, script, ready="node"), other)
     daemon = home.about_daemon().pid
     before, began = cpu_of(daemon), time.monotonic()
     # Others are served meanwhile: each is restarted at once.
     for _ in range(10):
-        other = home.pid("other")
-        os.kill(other, 9)
-        home.until("other", lambda view, other=other: view.pid not in (None, other))  # type: ignore[misc]
+        pid = home.pid("other")
+        os.kill(pid, 9)
+        home.until("other", lambda view, pid=pid: view.pid not in (None, pid))  # type: ignore[misc]
     wait_until(lambda: time.monotonic() > began + 2, "two seconds of the flood")
     asked = time.monotonic()
     home.views()

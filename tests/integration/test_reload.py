@@ -155,6 +155,18 @@ def test_a_change_of_what_is_watched_reloads_who_can_be(home: Home) -> None:
     assert home.views()["app"].restarts == 0
 
 
+def test_a_restart_at_a_time_takes_several_one_after_another(home: Home) -> None:
+    at = time.localtime(time.time() + 4)
+    line = f"{at.tm_sec} {at.tm_min} {at.tm_hour} {at.tm_mday} {at.tm_mon} *"
+    home.apply(home.sh("app", "exec sleep 1000", restart_schedule=line, instances=2))
+    before = {view.pid for view in home.views().values()}
+    for name in ("app:0", "app:1"):
+        home.until(name, lambda view: view.pid not in before and view.status == "running")
+    told = [event for event in read_saved_events(home.places) if event.kind in ("started", "stopping")]
+    assert [event.kind for event in told[2:]] == ["stopping", "started"] * 2
+    assert told[2].instance == told[3].instance != told[4].instance == told[5].instance
+
+
 def test_a_restart_at_a_time_reloads_who_can_be(home: Home) -> None:
     at = time.localtime(time.time() + 4)
     line = f"{at.tm_sec} {at.tm_min} {at.tm_hour} {at.tm_mday} {at.tm_mon} *"
