@@ -41,8 +41,8 @@ run: .venv/.run
 stop: .venv/.run
 	@$(VENV)/oxmgr daemon stop
 
-test: lint native-test kernel-test
-	@env -u OXMGR_HOME $(VENV)/python -m pytest
+test: lint native-test
+	@env -u OXMGR_HOME $(VENV)/python -m tests
 
 lint: .venv/.dev
 	$(VENV)/ruff check -q .
