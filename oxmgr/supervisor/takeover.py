@@ -120,7 +120,7 @@ class Takeover:
             for path in fleet.trees.cgroups.folders():
                 if path not in known and not is_chore(path):
                     fleet.trees.end(path)
-            _end_forgotten(fleet, seen)
+            _end_forgotten(fleet, [*seen.values(), *past.others])
         else:
             self._leave_unknown(seen, folders, health)
         if ended:
@@ -382,13 +382,13 @@ def _runs(seen: "Observed") -> bool:
     return main is not None
 
 
-def _end_forgotten(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> None:
+def _end_forgotten(fleet: "Fleet", seen: "list[Observed]") -> None:
     """Those that were deleted, and not ended yet when the earlier daemon died; without cgroups."""
     known = {(instance.app.spec.name, instance.index) for instance in fleet}
-    for (name, index), old in seen.items():
-        main = process.adopt(old.pid, old.ticks) if (name, index) not in known and not old.cgroup else None
+    for old in seen:
+        main = process.adopt(old.pid, old.ticks) if (old.app, old.index) not in known and not old.cgroup else None
         if main is not None:
-            _kill_forgotten(main, (name, index, old.run))
+            _kill_forgotten(main, (old.app, old.index, old.run))
             main.close()
 
 
