@@ -7,7 +7,9 @@ FUZZ_FILES = tests/faults/fuzz_format.c csrc/format.c
 FUZZ_FLAGS = -std=gnu11 -D_GNU_SOURCE -g -O1 -fno-sanitize-recover=all
 C_FLAGS = -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wconversion -Wno-sign-conversion -Werror
 
-.PHONY: run stop test lint native-test kernel-test bench bench-peers bench-inits load-campaign campaign death-campaign reexec-campaign fuzz zipapp clean help
+NEXT = next@16.4.6 react@19.3.1 react-dom@19.3.1
+
+.PHONY: run stop test lint native-test kernel-test next-test bench bench-peers bench-inits load-campaign campaign death-campaign reexec-campaign fuzz zipapp clean help
 
 help:
 	@echo "make run          build, start examples/quickstart, kill an instance, show the downtime"
@@ -16,6 +18,7 @@ help:
 	@echo "make lint         the checks without the tests"
 	@echo "make kernel-test  the tests that need root and cgroup v2, in a small VM, and oxmgr as that VM's init;"
 	@echo "                  ARGS='-k NAME' for some of them, ARGS=init for the latter"
+	@echo "make next-test    the test of a Next app, which has to fetch 340 MB first"
 	@echo "make bench        the figures of docs/benchmarks.md"
 	@echo "make bench-peers  the same lines through other loggers"
 	@echo "make bench-inits  the same scenarios as a container's first process: oxmgr, tini, dumb-init; as root"
@@ -41,8 +44,8 @@ run: .venv/.run
 stop: .venv/.run
 	@$(VENV)/oxmgr daemon stop
 
-test: lint native-test kernel-test
-	@env -u OXMGR_HOME $(VENV)/python -m pytest
+test: lint native-test
+	@env -u OXMGR_HOME $(VENV)/python -m tests
 
 lint: .venv/.dev
 	$(VENV)/ruff check -q .
@@ -66,6 +69,10 @@ native-test: .venv/.dev
 # The tests that need root and the whole of cgroup v2, in a VM that is emulated in software.
 kernel-test: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.kernel $(ARGS)
+
+next-test: .venv/.dev
+	@cd build/node-apps && npm install --no-save --no-audit --no-fund --silent $(NEXT)
+	@env -u OXMGR_HOME $(VENV)/python -m pytest tests/integration/test_node.py -k next
 
 bench: .venv/.dev
 	@env -u OXMGR_HOME $(VENV)/python -m tests.bench

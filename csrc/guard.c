@@ -27,23 +27,20 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "bare.h"
+#include "guard_kernel.h"
+#include "guard_rest.h"
 
 #define LIVED_WELL 1000 /* milliseconds: who dies sooner is started again with a delay from the second time on */
 #define DELAY_FIRST 10
 #define DELAY_MOST 5000
 #define OOM_SCORE_ADJ "-900"
-#define KILLED_WELL 5000  /* milliseconds for what was killed to be gone: what a dead disk holds, is not */
-#define LOOK_AGAIN 10     /* milliseconds */
 #define FDS_SPARE 6       /* that nothing is kept in: a socketpair, a file of /proc, what a replacement takes */
 #define MESSAGES_MOST 256 /* read in a row: a daemon that never stops talking holds up nothing else */
 #define WORDS_SIZE 16384  /* of a command line */
 #define WORDS_MOST 128
-#define SIGNALS_SIZE 8 /* of the kernel's signal set (rt_sigprocmask(2)) */
 #define LINE_(number) #number "\n"
 #define LINE(number) LINE_(number)
 #define VERSION_LINE LINE(OX_GUARD_VERSION)
-#define BIT(signal) (UINT64_C(1) << ((signal) - 1))
 
 /* All that can be caught, but those that a fault of our own raises. */
 #define HEARD                                                                                                          \
@@ -71,29 +68,6 @@ static uint64_t signals, from_kernel;                   /* to be told of */
 static int stopping;                                    /* SIGTERM has come: also the next daemon is told */
 static enum { QUIET, BEGINNING, LISTING } saying_hello; /* LISTING: what is kept, from `next_kept` on, then all exits */
 static uint32_t next_kept, told_kept;
-
-static int64_t now_ms(void) {
-    struct timespec now = {0, 0};
-    CALL(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static void say(const char *text) {
-    CALL(SYS_write, 2, text, strlen(text));
-}
-
-static void close_fd(int fd) {
-    CALL(SYS_close, fd);
-}
-
-static void set_cloexec(int fd, int on) {
-    CALL(SYS_fcntl, fd, F_SETFD, on ? FD_CLOEXEC : 0);
-}
-
-static __attribute__((noreturn)) void leave(int code) {
-    for (;;)
-        CALL(SYS_exit_group, code);
-}
 
 /* ---- what is kept ---- */
 
@@ -329,47 +303,6 @@ static void on_daemon_end(int status) {
 
 /* ---- ends ---- */
 
-/* Field 22 of /proc/PID/stat, when a process began; 0 when it cannot be read. */
-static uint64_t ticks_of(int pid) {
-    char path[32] = "/proc/", digits[12], text[1024];
-    int count = 0;
-    for (int left = pid; left > 0; left /= 10)
-        digits[count++] = (char)('0' + left % 10);
-    char *at = path + 6;
-    while (count)
-        *at++ = digits[--count];
-    memcpy(at, "/stat", 6);
-    int fd = (int)CALL(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    long got = CALL(SYS_read, fd, text, sizeof text - 1);
-    close_fd(fd);
-    if (got <= 0)
-        return 0;
-    /* The name may hold anything, so what counts is the last parenthesis: field 3 begins two bytes behind it. */
-    long end = got;
-    while (end > 0 && text[end - 1] != ')')
-        end--;
-    text[got] = 0;
-    const char *field = text + end;
-    for (int number = 2; number < 22; number++) {
-        while (*field && *field != ' ')
-            field++;
-        while (*field == ' ')
-            field++;
-    }
-    uint64_t ticks = 0;
-    while (*field >= '0' && *field <= '9')
-        ticks = ticks * 10 + (uint64_t)(*field++ - '0');
-    return ticks;
-}
-
-static int status_of(const siginfo_t *info) {
-    if (info->si_code == CLD_EXITED)
-        return (info->si_status & 0xFF) << 8;
-    return info->si_status | (info->si_code == CLD_DUMPED ? 0x80 : 0);
-}
-
 /* Every child that has ended; where there is no room to remember more of them, the kernel does. */
 static void reap(void) {
     siginfo_t info;
@@ -397,14 +330,6 @@ static void reap(void) {
 }
 
 /* ---- one guard after another ---- */
-
-static int write_all(int fd, const void *data, size_t size) {
-    return !size || CALL(SYS_write, fd, data, size) == (long)size;
-}
-
-static int read_all(int fd, void *data, size_t size) {
-    return !size || CALL(SYS_read, fd, data, size) == (long)size;
-}
 
 static void set_all_cloexec(int on) {
     for (uint32_t i = 0; i < kept_end; i++)
@@ -620,68 +545,6 @@ static void listen_to_signals(void) {
 
 /* ---- the whole ---- */
 
-/* Process 1 of the machine, not of some container: the first pid namespace has this number (PROC_PID_INIT_INO of
- * include/linux/proc_ns.h). */
-static int is_machines_init(void) {
-    static const char first[] = "pid:[4026531836]";
-    char found[sizeof first];
-    return CALL(SYS_getpid, 0) == 1 &&
-           CALL(SYS_readlinkat, AT_FDCWD, "/proc/self/ns/pid", found, sizeof found) == (long)sizeof first - 1 &&
-           !memcmp(found, first, sizeof first - 1);
-}
-
-/* Until nothing is left, or that time has come; a second SIGTERM hurries. */
-static void wait_for_the_rest(int64_t end) {
-    for (;;) {
-        siginfo_t info;
-        info.si_pid = 0;
-        long got = CALL(SYS_waitid, P_ALL, 0, &info, WEXITED | WNOHANG, 0);
-        /* On a machine all come from us, and what else may be asked by kill(2) are the kernel's threads. */
-        if (got == -ECHILD && (is_machines_init() || CALL(SYS_kill, -1, 0) == -ESRCH))
-            return;
-        if (got == 0 && info.si_pid)
-            continue;
-        int64_t left = end - now_ms();
-        if (left <= 0)
-            return;
-        /* Of what came from outside (`docker exec`) the parent is outside, and nobody tells us of its end. */
-        if (got == -ECHILD && left > LOOK_AGAIN)
-            left = LOOK_AGAIN;
-        struct timespec wait = {left / 1000, left % 1000 * 1000000};
-        struct pollfd one = {.fd = signals_fd, .events = POLLIN};
-        CALL(SYS_ppoll, &one, 1, &wait, 0, SIGNALS_SIZE);
-        struct signalfd_siginfo heard;
-        while (CALL(SYS_read, signals_fd, &heard, sizeof heard) > 0)
-            if (heard.ssi_signo == SIGTERM)
-                return; /* asked twice: no grace */
-    }
-}
-
-/* What outlives the daemon where we are process 1: asked to end, and after a grace the kernel ends it with us. */
-static void end_the_rest(void) {
-    if (CALL(SYS_getpid, 0) != 1)
-        return;
-    CALL(SYS_kill, -1, SIGTERM);
-    CALL(SYS_kill, -1, SIGCONT);
-    wait_for_the_rest(now_ms() + ending_grace);
-}
-
-/* The kernel panics when its process 1 ends, with nothing written to the disks: so the machine ends first. Comes back
- * where we may not (CAP_SYS_BOOT). */
-static void switch_off(void) {
-    char digits[] = "000\n", *at = digits + 3;
-    int left = ending_code;
-    do
-        *--at = (char)('0' + left % 10);
-    while (left /= 10);
-    CALL(SYS_kill, -1, SIGKILL);
-    wait_for_the_rest(now_ms() + KILLED_WELL);
-    CALL(SYS_sync, 0);
-    say("oxmgr: switching the machine off; exit code ");
-    say(at);
-    CALL(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF, 0);
-}
-
 /* What the daemon is to have is what we had, unless an earlier guard has said so. */
 static void lower_oom_score(void) {
     int fd = (int)CALL(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
@@ -692,24 +555,6 @@ static void lower_oom_score(void) {
         oom_score_adj[got > 0 ? got : 0] = 0;
     }
     CALL(SYS_pwrite64, fd, OOM_SCORE_ADJ, sizeof OOM_SCORE_ADJ - 1, 0);
-    close_fd(fd);
-}
-
-static int number(const char *word) {
-    int value = 0;
-    if (*word < '0' || *word > '9')
-        return -1;
-    while (*word >= '0' && *word <= '9' && value < 1000000)
-        value = value * 10 + (*word++ - '0');
-    return value;
-}
-
-/* What is opened must not get the number of a standard file, to which a daemon and its apps print. */
-static void open_standard_files(void) {
-    int fd;
-    do
-        fd = (int)CALL(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= 2);
     close_fd(fd);
 }
 
@@ -758,9 +603,9 @@ static int run(int argc, char **argv, char **envp) {
     for (;;) {
         reap();
         if (ending && !daemon_pid) {
-            end_the_rest();
+            end_the_rest(signals_fd, ending_grace);
             if (is_machines_init())
-                switch_off();
+                switch_off(signals_fd, ending_code);
             return ending_code;
         }
         if (due >= 0 && now_ms() >= due)

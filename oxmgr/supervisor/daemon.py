@@ -1,10 +1,8 @@
 """The daemon, from its first instruction to its last."""
 
 import errno
-import fcntl
 import os
 import sys
-import time
 from _signal import SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
@@ -31,30 +29,35 @@ from oxmgr.supervisor.health import Health
 from oxmgr.supervisor.journal import Journal, Past
 from oxmgr.supervisor.launcher import Launcher
 from oxmgr.supervisor.left import recall, running
+from oxmgr.supervisor.locks import (
+    LOCK,
+    STATE_LOCK,
+    Busy,
+    CannotStart,
+    lock_home,
+    lock_state,
+    no_run_folder,
+    outlive_unbegun,
+    take_lock,
+)
 from oxmgr.supervisor.logfile import Log
 from oxmgr.supervisor.loop import READ, Loop
 from oxmgr.supervisor.messenger import Messenger
 from oxmgr.supervisor.notes import Notes, complete
 from oxmgr.supervisor.outputs import Outputs
-from oxmgr.supervisor.process import read_stat
 from oxmgr.supervisor.runtime import Runtime
 from oxmgr.supervisor.spare import Spare
 from oxmgr.supervisor.takeover import Takeover, restore
 from oxmgr.supervisor.trees import Trees
 from oxmgr.supervisor.views import observed
 
-LEFT_BEHIND = 1.0
-"""Seconds to wait for what a killed daemon was about to start."""
 HOLD = 5.0
 """Seconds to wait for the first command, should whoever has started this daemon be gone."""
 
 CONTROL = "control"
-LOCK = "lock"
-STATE_LOCK = "state/lock"
 STOP = "stop"
-"""What the guard keeps: the socket that listens, the locks of the run folder and of the state folder, and that all is
-to be stopped, of which it knows itself only where SIGTERM has come."""
-_OPEN_LOCK = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+"""What the guard keeps: the socket that listens, and that all is to be stopped, of which it knows itself only where
+SIGTERM has come."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,12 +92,13 @@ def main(options: dict[str, str]) -> int:
         told = kept if kept >= 0 else told
         runtime = Runtime(int(options["first"]), guard, replaced="lock" in options) if "first" in options else None
         _make_run_folder(places, int(options.get("group", "-1")))
-        lock = _take_lock(guard, LOCK, int(options.get("lock", "-1")), places.locks[0], lambda: _lock(places))
+        lock = take_lock(guard, LOCK, int(options.get("lock", "-1")), places.locks[0], lambda: lock_home(places))
         notes = Notes(places.notes)
         if runtime is None or not runtime.fresh:
             notes.end_unbegun()
+        outlive_unbegun(places)
         given = int(options.get("state_lock", "-1"))
-        state_lock = _take_lock(guard, STATE_LOCK, given, places.locks[1], lambda: _lock_state(places))
+        state_lock = take_lock(guard, STATE_LOCK, given, places.locks[1], lambda: lock_state(places))
         hold = told >= 0 and options.get("hold") == "1"
         run = _set_up(places, options, lock, state_lock, log, guard, notes, runtime, hold=hold)
     except (OSError, ValueError, CannotStart, Refusal) as error:
@@ -122,14 +126,6 @@ def _why_not(error: OSError) -> str:
         return why
     allowed = getrlimit(RLIMIT_NOFILE)[0]
     return f"{why}: it may have {allowed}; raise the limit, with `ulimit -n` or LimitNOFILE= of its service"
-
-
-class CannotStart(Exception):
-    """Says why, and what to do."""
-
-
-class Busy(CannotStart):
-    """Another daemon has this home."""
 
 
 def _set_up(
@@ -275,17 +271,10 @@ def _make_run_folder(places: Places, group: int) -> None:
     try:
         os.makedirs(places.run, 0o700, exist_ok=True)
     except OSError as error:
-        raise _no_run_folder(places, error) from None
+        raise no_run_folder(places, error) from None
     if group >= 0:
         os.chown(places.run, -1, group)
         os.chmod(places.run, 0o750)
-
-
-def _no_run_folder(places: Places, error: OSError) -> CannotStart:
-    return CannotStart(
-        f"{error.filename}: {error.strerror}: its socket and pipes need a folder that can be written, "
-        f"so make {places.run} one, or set OXMGR_HOME to another place"
-    )
 
 
 def _kept_socket(guard: Guard, options: dict[str, str]) -> int:
@@ -295,98 +284,6 @@ def _kept_socket(guard: Guard, options: dict[str, str]) -> int:
     elif given >= 0:
         os.set_inheritable(given, False)
     return kept if kept >= 0 else given
-
-
-def _take_lock(guard: Guard, name: str, given: int, path: str, take: "Callable[[], int]") -> int:
-    """The one that a daemon before us held, which the guard has kept so that nobody else takes the home between us, or
-    has given us itself (`given`); or else the lock, -1 if there can be none."""
-    kept = guard.claim(name)
-    if kept >= 0 and given >= 0:
-        os.close(given)
-    lock = kept if kept >= 0 else given
-    if lock >= 0 and _is_lock(lock, path):
-        _sign(lock)
-    else:
-        if lock >= 0:
-            guard.forget(name)
-            os.close(lock)
-        lock = take()
-    if lock >= 0:
-        guard.keep(name, lock)
-    return lock
-
-
-def _is_lock(fd: int, path: str) -> bool:
-    """OSError when that cannot be found out now: whoever took it for lost would find the home taken, by itself."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    os.set_inheritable(fd, False)
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _sign(lock: int) -> None:
-    """For who finds it taken."""
-    try:
-        os.truncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    except OSError:
-        pass  # it is held without a number
-
-
-def _lock(places: Places) -> int:
-    """One daemon a home: the one that holds the lock of its run folder."""
-    try:
-        fd = os.open(places.locks[0], _OPEN_LOCK, 0o600)
-    except OSError as error:
-        raise _no_run_folder(places, error) from None
-    return _hold(places, fd)
-
-
-def _lock_state(places: Places) -> int:
-    """The lock of the state folder as well, which daemons with other run folders might have; -1 when there can be none,
-    on a read-only disk say."""
-    path = places.locks[1]
-    for flags in (_OPEN_LOCK, os.O_RDONLY | os.O_CLOEXEC):
-        # An earlier daemon's may be there: a lock needs no right to write.
-        try:
-            fd = os.open(path, flags, 0o600)
-        except OSError:
-            continue
-        return _hold(places, fd)
-    return -1
-
-
-def _hold(places: Places, fd: int) -> int:
-    """The lock goes with the process, however it ends (flock(2))."""
-    given_up = time.monotonic() + LEFT_BEHIND
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode().strip()
-        if not (holder.isdecimal() and _lives(int(holder))) and time.monotonic() < given_up:
-            # It was killed while it started a program: until that executes, it holds what its parent held, the lock
-            # and those of log files too.
-            time.sleep(0.001)
-            continue
-        os.close(fd)
-        home = places.home or places.state
-        # What a daemon has left that is dead says nothing of whether there is another.
-        kind = Busy if not holder.isdecimal() or _lives(int(holder)) else CannotStart
-        raise kind(f"another one runs for {home}" + (f", pid {holder}" if holder else "")) from None
-    _sign(fd)
-    return fd
-
-
-def _lives(pid: int) -> bool:
-    stat = read_stat(pid)
-    return stat is not None and stat[0] not in (b"Z", b"X")
 
 
 def _raise_fd_limit(given: int) -> list[int]:

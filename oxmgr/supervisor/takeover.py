@@ -120,7 +120,7 @@ class Takeover:
             for path in fleet.trees.cgroups.folders():
                 if path not in known and not is_chore(path):
                     fleet.trees.end(path)
-            _end_forgotten(fleet, seen)
+            _end_forgotten(fleet, [*seen.values(), *past.others])
         else:
             self._leave_unknown(seen, folders, health)
         if ended:
@@ -224,9 +224,7 @@ class Takeover:
             fleet.take_up(instance, self._stopping(instance, seen, age))
         else:
             ready = seen.status == is_.RUNNING or instance.app.spec.ready == STARTED
-            if instance.app.spec.ready.startswith("log:"):
-                # Where its run begins is not known of a start that was noted in short: then every line is of it.
-                instance.marks = seen.marks or dict.fromkeys(fleet.launcher.outputs.files(instance), 0)
+            instance.marks = seen.marks
             fleet.send(instance, Adopted(main.pid, age, ready))
         fleet.launcher.endpoints.adopt(instance)
         if instance.untold:
@@ -382,13 +380,13 @@ def _runs(seen: "Observed") -> bool:
     return main is not None
 
 
-def _end_forgotten(fleet: "Fleet", seen: "dict[tuple[str, int], Observed]") -> None:
+def _end_forgotten(fleet: "Fleet", seen: "list[Observed]") -> None:
     """Those that were deleted, and not ended yet when the earlier daemon died; without cgroups."""
     known = {(instance.app.spec.name, instance.index) for instance in fleet}
-    for (name, index), old in seen.items():
-        main = process.adopt(old.pid, old.ticks) if (name, index) not in known and not old.cgroup else None
+    for old in seen:
+        main = process.adopt(old.pid, old.ticks) if (old.app, old.index) not in known and not old.cgroup else None
         if main is not None:
-            _kill_forgotten(main, (name, index, old.run))
+            _kill_forgotten(main, (old.app, old.index, old.run))
             main.close()
 
 

@@ -53,6 +53,8 @@ class Campaign:
         self.pids: dict[str, int] = {}
         self.settled: list[str] = []
         self.most_fds = (0, 0)
+        self.unread: dict[tuple[str, int], set[int]] = collections.defaultdict(set)
+        """The runs of each instance that were under way while neither daemon nor guard was there."""
         self.tracers: set[int] = set()
         self.over = threading.Event()
         self._interpreter = sys.executable
@@ -213,7 +215,7 @@ exec {words} -- {self._place} "$@"
                 self.counts["starts"] += zoo.check_runs(home, kind, index)
                 if kind.replaced:
                     continue
-                lines = zoo.check_lines(home, kind, index)
+                lines = zoo.check_lines(home, kind, index, self.unread[kind.spec.name, index])
                 self.counts["lines"] += lines.number
                 self.counts["starts cut short by the daemon's death"] += zoo.cut_short(home, kind, index)
                 if kind.told:
@@ -247,7 +249,14 @@ exec {words} -- {self._place} "$@"
         self.home.daemon.kill()
         self.home.daemon.wait()
         self.counts["both killed"] += 1
+        self._note_unread()
         self._start_or_adopt()
+
+    def _note_unread(self) -> None:
+        """What ends while daemon and guard are both dead has nobody who holds its pipes."""
+        for kind in self.kinds.values():
+            for index in range(kind.spec.instances):
+                self.unread[kind.spec.name, index].add(len(zoo.runs(self.home, kind.spec.name, index)))
 
     def traced(self, *options: str) -> list[str]:
         """Have the next daemon traced while it starts and works; the trace."""
@@ -297,6 +306,8 @@ exec {words} -- {self._place} "$@"
         self.tracers.add(tracer.pid)
         try:
             os.kill(daemon, signal.SIGKILL)
+            if what.startswith("signal"):
+                self._note_unread()
             self._outlive(daemon)
         finally:
             detach(tracer)

@@ -497,7 +497,7 @@ NEXT = {
 def test_next(home: Home) -> None:
     next_program = APPS / "node_modules/next/dist/bin/next"
     if not next_program.exists():
-        pytest.skip("Next is not in build/node-apps")
+        pytest.skip("Next is large: make next-test")
     # Beside its libraries: they may not lie above the folder that is built.
     folder = Path(tempfile.mkdtemp(dir=APPS))
     try:

@@ -10,6 +10,7 @@ import pytest
 from oxmgr.client.connection import Connection, Refused
 from oxmgr.model.messages import Act, Apply, Change, Done, Event, Failed, GetEvents, Scale
 from oxmgr.model.spec import HealthCheck, Hooks, Spec
+from oxmgr.supervisor.process import read_stat
 from tests.conftest import Home, wait_until
 from tests.integration.test_ready import free_port
 
@@ -40,7 +41,9 @@ def starts(home: Home, name: str = "app") -> list[tuple[int, str]]:
 
 
 def lives(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
+    """Who is killed after its daemon is our child, and not reaped."""
+    stat = read_stat(pid)
+    return stat is not None and stat[0] != b"Z"
 
 
 def versions(home: Home) -> dict[str, str]:
@@ -159,6 +162,19 @@ def test_a_stop_is_done_when_the_one_that_was_replaced_is_gone(home: Home) -> No
     (home.folder / "drain").unlink()
     assert isinstance(answer(stop), Done)
     assert not lives(old) and home.views()["app"].status == "stopped"
+
+
+def test_one_that_was_replaced_of_an_app_that_is_deleted_ends_with_the_daemon(home: Home) -> None:
+    home.apply(app(home, stop_timeout_ms=60000))
+    (home.folder / "drain").touch()
+    home.connect()._send(Act("reload", ["app"]))
+    wait_until(lambda: len(starts(home)) == 2 and home.pid("app") == starts(home)[1][0], "the new one")
+    home.connect()._send(Act("delete", ["app"]))
+    home.until("app", lambda view: view.status == "stopping")
+    home.kill_daemon()
+    home.start_daemon()
+    wait_until(lambda: not any(lives(pid) for pid, _ in starts(home)), "the end of both")
+    assert home.views() == {}
 
 
 def test_what_a_rollout_has_left_is_taken_up_by_the_next_apply(home: Home) -> None:

@@ -425,6 +425,8 @@ def test_after_a_reboot_what_is_wanted_starts_in_order_and_the_rest_stays(home: 
     )
     home.request(Act("stop", ["stops"]))
     home.until("failed", lambda view: view.status == "errored")
+    for name in ("done", "never"):
+        home.until(name, lambda view: view.status == "exited")
     wait_until(lambda: all(home.log(name) for name in ("web", "api", "db")), "the first starts")
     pids = [home.pid(name) for name in ("web", "api", "db")]
     failed = starts(home, "failed")

@@ -148,7 +148,7 @@ def test_every_file_and_function_that_the_architecture_names_is_there() -> None:
     assert len(files) > 20
     assert not [file for file in sorted(files) if not (ROOT / file).exists()]
     code = "".join(path.read_text() for path in sorted((ROOT / "oxmgr").rglob("*.py")))
-    code += "".join(path.read_text() for path in sorted((ROOT / "csrc").glob("*.c")))
+    code += "".join(path.read_text() for path in sorted((ROOT / "csrc").glob("*.[ch]")))
     names = set(re.findall(r"`(?:\w+\.)*(\w+)\(\)`", text))
     assert len(names) > 20
     assert not [name for name in sorted(names) if not re.search(rf"(?:def |\b[\w*]+ \*?){name}\(", code)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oxmgr.supervisor import cgroup
-from oxmgr.supervisor.daemon import _is_lock
+from oxmgr.supervisor.locks import _is_lock
 from oxmgr.supervisor.takeover import _is_there
 
 

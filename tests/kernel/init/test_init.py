@@ -104,7 +104,7 @@ def test_orphans_are_reaped_by_the_daemon_and_by_process_1(home: Home) -> None:
     script = ORPHANS.replace("1000", "50").replace("+ 10", "+ 60")
     assert run(sys.executable, "-I", "-S", "-c", script) == "zombies 0\n"
     assert home.apply(home.python("strays", script, restart="never")).failed == {}
-    wait_until(lambda: home.log("strays"), "what it has found", 3 * DEADLINE)
+    wait_until(lambda: "\n" in home.log("strays"), "what it has found", 3 * DEADLINE)
     assert home.log("strays") == "zombies 0\n"
 
 
