@@ -8,8 +8,8 @@
  * the bytes of port and address in network order, or of the path. OXMGR_READY and OXMGR_DRAIN are `fd:inode`. An fd is
  * what it is said to be when its inode is.
  *
- * It has no C library of its own, so that it fits beside any: of the program's, it uses errno, environ, and accept4, in
- * which a thread can be cancelled (pthreads(7)).
+ * It has no C library of its own, so that it fits beside any: of the program's, it uses errno, environ, and what lets a
+ * thread be cancelled in accept(2) (pthreads(7)).
  */
 #include "bare.h"
 
@@ -18,6 +18,7 @@
 #include <linux/futex.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -28,8 +29,9 @@
 #define SHOWN __attribute__((visibility("default")))
 
 extern char **environ;
-/* Not where it is in a library of its own (glibc before 2.34), which the program may have not. */
+/* Not there where they are in libraries of their own (glibc before 2.34), which the program may have not. */
 #pragma weak dlsym
+#pragma weak pthread_setcanceltype
 
 struct held {
     int fd;
@@ -177,7 +179,8 @@ static int is_draining(void) {
 }
 
 /* As accept(2) does when nobody comes, with all that ends its waiting: a signal, and whether SA_RESTART goes on with it,
- * and SO_RCVTIMEO (signal(7); of a futex as of a socket, it is without SA_RESTART). -errno, or 0 for no reason. */
+ * SO_RCVTIMEO (signal(7); of a futex as of a socket, it is without SA_RESTART), and pthread_cancel(3). -errno, or 0 for
+ * no reason. */
 static long find_nobody(int fd) {
     static uint32_t never;
     long flags = CALL(SYS_fcntl, fd, F_GETFL);
@@ -187,8 +190,12 @@ static long find_nobody(int fd) {
     socklen_t size = sizeof limit;
     CALL(SYS_getsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &limit, &size);
     struct timespec wait = {limit.tv_sec, limit.tv_usec * 1000};
-    int has_limit = wait.tv_sec || wait.tv_nsec;
+    int has_limit = wait.tv_sec || wait.tv_nsec, before = 0;
+    if (pthread_setcanceltype)
+        pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &before);
     long result = CALL(SYS_futex, &never, FUTEX_WAIT_PRIVATE, 0, has_limit ? &wait : NULL);
+    if (pthread_setcanceltype)
+        pthread_setcanceltype(before, NULL);
     return result == -ETIMEDOUT ? -EAGAIN : result;
 }
 
