@@ -255,11 +255,13 @@ def _probe(cgroups: Cgroups) -> None:
     free = (f"{base}/{_PROBE}{number}" for number in range(os.getpid(), os.getpid() + _OTHERS))
     probe = next(path for path in free if not os.path.exists(path))
     os.mkdir(probe, 0o755)
-    if not os.path.exists(f"{probe}/cgroup.kill"):
-        cgroups.kill_by = FREEZE
-    if not _is_survived(probe):
-        native.spawn_rung(1)
-    os.rmdir(probe)
+    try:
+        if not os.path.exists(f"{probe}/cgroup.kill"):
+            cgroups.kill_by = FREEZE
+        if not _is_survived(probe):
+            native.spawn_rung(1)
+    finally:
+        os.rmdir(probe)
 
 
 def _is_survived(path: str) -> bool:
@@ -269,15 +271,17 @@ def _is_survived(path: str) -> bool:
     its parent's it compares the counts of the two (cgroup_css_set_fork and cgroup_post_fork, kernel/cgroup/cgroup.c):
     where ours was once killed by cgroup.kill, such a child is killed at its birth.
     """
-    folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    fds: list[int] = []
     try:
+        fds.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        fds.append(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        folder, null = fds
         pid, pidfd = native.spawn(b"true\0", b"", b"", b"/", [null, null, null], [], 0o077, cgroup=folder)
     except native.SpawnError:
         return False
     finally:
-        os.close(folder)
-        os.close(null)
+        for fd in fds:
+            os.close(fd)
     if pidfd >= 0:
         os.close(pidfd)
     _, status = os.waitpid(pid, 0)

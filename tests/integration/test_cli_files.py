@@ -17,7 +17,7 @@ def test_a_limit_that_no_daemon_can_live_with_is_told_with_what_to_do(empty: Ox,
     assert f"only {files} files may be open here" in done.stderr and "`ulimit -n 4096`" in done.stderr
 
 
-@pytest.mark.parametrize("files", [13, 16])
+@pytest.mark.parametrize("files", range(13, 17))
 def test_a_daemon_that_runs_out_of_files_at_its_start_says_what_to_do(empty_home: Home, files: int) -> None:
     with pytest.raises(AssertionError, match=r"Too many open files: it may have .*; raise the limit, with `ulimit -n`"):
         empty_home.start_daemon(nofile=files)

@@ -11,6 +11,7 @@ import pytest
 from oxmgr.model.codec import replace
 from oxmgr.model.messages import Apply
 from oxmgr.model.spec import Spec
+from oxmgr.supervisor.process import read_stat
 from tests.conftest import Home, tree, wait_until
 
 WAITS = "while [ ! -e {0}/go ]; do sleep 0.02; done; echo up; exec sleep 1000"
@@ -24,8 +25,10 @@ def helpers(home: Home) -> list[int]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        # One that is about to end has no words any more.
-        if b"match" in words or words == [b""]:
+        # One that is about to end has no words any more; nor has a child of an app that is.
+        stat = read_stat(pid)
+        is_child = stat is not None and int(stat[1]) == home.daemon.pid
+        if b"match" in words or (words == [b""] and is_child):
             found.append(pid)
     return found
 

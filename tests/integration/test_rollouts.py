@@ -77,12 +77,14 @@ def answer(connection: Connection) -> Done | Refused:
             return Refused(reply)
 
 
-def test_of_two_reloads_in_the_same_moment_one_is_refused(home: Home) -> None:
+def test_of_two_reloads_in_the_same_moment_none_is_lost_sight_of(home: Home) -> None:
     home.apply(app(home))
     replies = ask_both(home, Act("reload", ["app"]), Act("reload", ["app"]))
-    assert sum(isinstance(one, Refused) or bool(one.failed) for one in replies) == 1, replies
+    refused = sum(isinstance(one, Refused) or bool(one.failed) for one in replies)
     pids = [pid for pid, _ in starts(home)]
-    assert len(pids) == 2 and [pid for pid in pids if lives(pid)] == [home.pid("app")]
+    # Where the disk takes its time for the second one, the first is done by then.
+    assert (refused, len(pids)) in ((1, 2), (0, 3)), replies
+    assert [pid for pid in pids if lives(pid)] == [home.pid("app")]
     home.request(Act("stop", ["app"]))
     assert not any(map(lives, pids))
 
