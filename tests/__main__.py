@@ -1,5 +1,5 @@
-"""`make test`'s last step: the suite of this machine, two files at a time since most tests wait for something, and beside
-it the one of the VM, whose output follows when both are done. The last line is the summary of this machine's."""
+"""`make test`'s last step: the suite of this machine, and beside it the one of the VM, whose output follows when both are
+done. The last line is the summary of this machine's."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def main() -> int:
             [sys.executable, "-m", "tests.kernel"], cwd=REPOSITORY, stdout=said, stderr=said, stdin=subprocess.DEVNULL
         )
         try:
-            code, last = run([sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", *sys.argv[1:]])
+            code, last = run([sys.executable, "-m", "pytest", *sys.argv[1:]])
             print("\nin the VM:", flush=True)
             kernel_code = beside.wait()
         finally:

@@ -104,7 +104,7 @@ class Container:
 
     def _read(self, done: Callable[[], bool], what: str) -> None:
         while not done():
-            if not select.select([self._reading], [], [], DEADLINE)[0]:
+            if not select.select([self._reading], [], [], 3 * DEADLINE)[0]:
                 raise AssertionError(f"{what!r} does not come: {self.printed.decode(errors='replace')}")
             try:
                 data = os.read(self._reading, 65536)
