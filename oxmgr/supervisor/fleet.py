@@ -264,9 +264,7 @@ class Fleet:
                 instance.timer.cancel()
                 instance.timer = None
             if state.deadline is not None:
-                instance.timer = self._loop.at(
-                    state.deadline, lambda: self.send(instance, Tick(self.probes.missing(instance)))
-                )
+                instance.timer = self._loop.at(state.deadline, lambda: self._on_deadline(instance))
         seen = observed(instance)
         self._journal.add(seen)
         self.launcher.notes.journaled(instance, seen)
@@ -399,14 +397,7 @@ class Fleet:
         for name in spec.depends_on:
             app = self.apps.get(name)
             if app is not None:
-                states = [
-                    (
-                        is_.STOPPING if self.turns.is_held(one) else one.state.status,
-                        one.state.exit_code,
-                        one.state.pid > 0,
-                    )
-                    for one in app.instances.values()
-                ]
+                states = [(self._status(one), one.state.exit_code, one.state.pid > 0) for one in app.instances.values()]
                 found[name] = Dependency(app.spec, states)
         return found
 

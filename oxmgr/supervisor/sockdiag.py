@@ -55,27 +55,28 @@ class SockDiag:
 
     def connection(self, local: "End", remote: "End") -> Found | None:
         """The socket that has these ends; None when there is none in our network, or not any more."""
-        if self._is_open():
-            try:
-                found = self._get(local, remote)
-            except OSError:
-                pass
-            else:
-                # Without one, the kernel gives the one that listens there.
-                return found if found is not None and found.state != LISTEN else None
-        return owners.connection(local, remote)
+        asked, found = self._look_up(local, remote)
+        if not asked:
+            return owners.connection(local, remote)
+        # Without one, the kernel gives the one that listens there.
+        return found if found is not None and found.state != LISTEN else None
 
     def takers(self, local: "End", remote: "End") -> list[Found]:
         """The socket that would take a connection to `local` from `remote`, were it made now; where that cannot be
         told, all that might."""
+        asked, found = self._look_up(local, remote)
+        if not asked:
+            return owners.takers(local)
+        return [found] if found is not None and found.state == LISTEN else []
+
+    def _look_up(self, local: "End", remote: "End") -> tuple[bool, Found | None]:
+        """Whether the kernel has answered, and what."""
         if self._is_open():
             try:
-                found = self._get(local, remote)
+                return True, self._get(local, remote)
             except OSError:
                 pass
-            else:
-                return [found] if found is not None and found.state == LISTEN else []
-        return owners.takers(local)
+        return False, None
 
     def beside(self, taker: Found) -> list[int]:
         """The inodes of all that listen at that very address, itself among them (SO_REUSEPORT)."""

@@ -291,8 +291,14 @@ def _bind_unix(address: Address, spec: "Spec") -> int:
         # The mode of its file (unix_bind_bsd, net/unix/af_unix.c): nobody's until it is decided whose.
         os.fchmod(made.fileno(), 0)
         made.bind(address.path)
-        _set_rights(address, spec)
-        made.listen(spec.backlog)
+        file = _file(address.path)
+        try:
+            _set_rights(address, spec)
+            made.listen(spec.backlog)
+        except (OSError, Refused):
+            if file is not None and _file(address.path) == file:
+                os.unlink(address.path)
+            raise
     except (OSError, Refused):
         made.close()
         raise

@@ -10,7 +10,7 @@ import pytest
 from oxmgr.model.listen import read_address
 from oxmgr.model.messages import Act
 from oxmgr.model.spec import Spec
-from oxmgr.supervisor.sockets import Refused, _set_rights
+from oxmgr.supervisor.sockets import Refused, _bind_unix, _set_rights
 from tests.conftest import Home, wait_until
 from tests.integration.test_sockets import ask, server
 
@@ -95,3 +95,17 @@ def test_rights_are_given_to_nothing_that_is_in_its_place(tmp_path: Path, home: 
     with pytest.raises(Refused, match="another file"):
         _set_rights(read_address(f"unix:{link}"), spec)
     assert victim.stat().st_uid == os.getuid() and stat.S_IMODE(victim.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_one_that_cannot_be_given_its_rights_leaves_no_file(home: Home) -> None:
+    """Nobody could connect to it, and whoever binds next would take it for somebody's."""
+    home.folder.chmod(0o777)
+    path = home.folder / "api.sock"
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            _bind_unix(read_address(f"unix:{path}"), server(home, f"unix:{path}", socket_uid=0))
+    finally:
+        os.seteuid(0)
+    assert not path.exists()
