@@ -1,10 +1,14 @@
 """When an app may start, by how those stand that it depends on."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oxmgr.lifecycle.dependencies import Dependency, blocked_for_good, unmet
+from oxmgr.lifecycle.events import GATE, SPAWN, Event, Exited, Go, Hold, Ready, Spawned, Start, State
+from oxmgr.lifecycle.machine import step
 from oxmgr.model import status as is_
-from oxmgr.model.spec import EXITED, READY, STARTED, Spec
+from oxmgr.model.spec import EXITED, NEVER, READY, STARTED, Spec
 
 Standing = list[tuple[str, int | None, bool]]
 
@@ -69,3 +73,104 @@ def test_a_final_obstacle_is_found_behind_one_that_will_pass() -> None:
     }
     assert unmet(spec, found) == "waits for a"
     assert blocked_for_good(spec, found) == "waits for b, which is errored"
+
+
+# --- many apps, at any moment ---
+
+CONDITIONS = st.sampled_from([STARTED, READY, EXITED])
+
+
+@st.composite
+def apps(draw: st.DrawFn) -> list[Spec]:
+    """Each may depend on those before it. Who is waited for until it has finished ends well or badly, and stays so."""
+    made: list[Spec] = []
+    for number in range(draw(st.integers(2, 6))):
+        needed = draw(st.sets(st.integers(0, number - 1))) if number else set()
+        ready = draw(st.sampled_from([STARTED, "notify"]))
+        depends = {f"app{one}": draw(CONDITIONS) for one in sorted(needed)}
+        made.append(Spec(f"app{number}", "x", ["x"], "/", depends_on=depends, ready=ready, restart=NEVER))
+    return made
+
+
+class World:
+    """Apps of one instance each, by the lifecycle alone: a clock of its own, and processes that are only numbers."""
+
+    def __init__(self, specs: list[Spec]) -> None:
+        self.specs = {spec.name: spec for spec in specs}
+        self.states = {spec.name: State() for spec in specs}
+        self.now = 0.0
+        self.pids = 0
+
+    def standing(self, spec: Spec) -> dict[str, Dependency]:
+        states = {name: self.states[name] for name in spec.depends_on}
+        return {
+            name: Dependency(self.specs[name], [(state.status, state.exit_code, state.pid > 0)])
+            for name, state in states.items()
+        }
+
+    def is_met(self, spec: Spec) -> bool:
+        """What the words of the config say, written once more."""
+        for name, condition in spec.depends_on.items():
+            state = self.states[name]
+            runs, has_process = state.status == is_.RUNNING, state.pid > 0
+            finished = state.status == is_.EXITED and state.exit_code == 0
+            met = {STARTED: runs or (state.status == is_.STARTING and has_process), READY: runs, EXITED: finished}
+            if not met[condition]:
+                return False
+        return True
+
+    def send(self, name: str, event: Event) -> None:
+        spec, following = self.specs[name], [event]
+        while following:
+            self.states[name], effects = step(self.states[name], following.pop(0), spec, self.now, 0.0)
+            for effect in effects:
+                if effect == GATE:
+                    why = unmet(spec, self.standing(spec))
+                    following.append(Go() if why is None else Hold(why))
+                elif effect == SPAWN:
+                    assert self.is_met(spec), f"{name} starts before what it needs"
+                    self.pids += 1
+                    following.append(Spawned(self.pids))
+        for other, others in self.specs.items():
+            state = self.states[other]
+            if name in others.depends_on and state.status == is_.WAITING and state.deadline is None:
+                why = unmet(others, self.standing(others))
+                self.send(other, Go() if why is None else Hold(why))
+
+    def blocked(self, name: str) -> bool:
+        return blocked_for_good(self.specs[name], self.standing(self.specs[name])) is not None
+
+
+@given(specs=apps(), choices=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["ready", 0, 3])), max_size=20))
+def test_nobody_starts_before_what_it_needs_and_nobody_waits_for_what_has_come(
+    specs: list[Spec], choices: list[tuple[int, str | int]]
+) -> None:
+    world = World(specs)
+    for spec in specs:
+        world.send(spec.name, Start())
+
+    def happen(name: str, what: str | int) -> None:
+        world.now += 1.0
+        state = world.states[name]
+        if what == "ready" and state.status == is_.STARTING:
+            world.send(name, Ready())
+        elif isinstance(what, int) and state.pid:
+            world.send(name, Exited(what, None, True))
+
+    def nobody_waits_in_vain() -> None:
+        for name, state in world.states.items():
+            if state.status == is_.WAITING:
+                assert not world.is_met(world.specs[name]), f"{name} waits for what is there"
+
+    for number, what in choices:
+        if number < len(specs):
+            happen(specs[number].name, what)
+            nobody_waits_in_vain()
+    # Whatever has happened: once all that runs is ready, who waits on waits for what will not come, or for an end.
+    for spec in specs:
+        happen(spec.name, "ready")
+    for name, state in world.states.items():
+        if state.status == is_.WAITING and not world.blocked(name):
+            needs_end = [one for one, condition in world.specs[name].depends_on.items() if condition == EXITED]
+            above = [one for one in world.specs[name].depends_on if world.states[one].status == is_.WAITING]
+            assert needs_end or above
