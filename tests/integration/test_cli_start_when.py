@@ -1,6 +1,7 @@
 """`oxmgr start` with options that say when it is run and restarted."""
 
 from tests.integration.conftest import Ox
+from tests.integration.test_schedules import due_in
 
 
 def test_watch_restarts_it_when_a_file_changes_in_its_folder_or_in_those_that_are_named(ox: Ox) -> None:
@@ -28,7 +29,7 @@ def restarted(ox: Ox, name: str, times: int) -> int:
 def test_schedule_makes_it_a_job_and_cron_restart_a_service_that_is_restarted(ox: Ox) -> None:
     (job,) = ox.json("start", "sleep 1000", "--name", "job", "--schedule", "30 6 * * mon-fri")
     assert job["status"] == "waiting" and job["reason"].startswith("runs at ")
-    (service,) = ox.json("start", "sleep 1000", "--name", "service", "--cron", "* * * * * *")
+    (service,) = ox.json("start", "sleep 1000", "--name", "service", "--cron", due_in(5))
     assert service["status"] == "running"
     ox.home.until("service", lambda view: view.restarts >= 1)
 

@@ -62,7 +62,8 @@ def server(home: Home, port: int, *, blocking: bool = False, **keys: object) -> 
 
 
 def ends(home: Home) -> list[list[str]]:
-    return [line.split()[1:] for line in home.log("web").splitlines() if line.startswith("term")]
+    # Only whole lines: unbuffered, Python writes each word by itself.
+    return [line.split()[1:] for line in home.log("web").split("\n")[:-1] if line.startswith("term")]
 
 
 def begin_reload(home: Home) -> Connection:

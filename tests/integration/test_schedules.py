@@ -31,10 +31,11 @@ def due_in(seconds: int) -> str:
 
 
 def test_a_job_waits_until_its_time_and_runs_again_and_again(home: Home) -> None:
-    done = home.apply(home.sh("job", "date", schedule=SECONDLY, restart="never"))
+    done = home.apply(home.sh("job", "date", schedule=YEARLY, restart="never"))
     assert not done.failed and done.instances[0].status == "waiting"
     assert done.instances[0].reason.startswith("runs at ") and done.instances[0].next_run
     assert home.log("job") == "", "it is not run because it was applied"
+    assert not home.apply(home.sh("job", "date", schedule=SECONDLY, restart="never")).failed
     wait_until(lambda: home.log("job").count("\n") >= 3, "three runs")
     view = home.until("job", lambda view: view.status == "waiting")
     assert (view.desired, view.restarts, view.exit_code) == ("running", 0, 0)

@@ -68,7 +68,16 @@ def test_a_crash_is_followed_by_a_start(home: Home) -> None:
     home.until("web:0", lambda view: view.restarts == 1 and view.status == "running")
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether it has a handler for a signal (proc(5), SigCgt); a shell that has just begun has none."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    return bool(caught >> (number - 1) & 1)
+
+
 def test_a_signal_to_process_1_comes_to_each_app(home: Home) -> None:
+    for name in ("web:0", "web:1"):
+        wait_until(lambda name=name: catches(home.pid(name), signal.SIGWINCH), f"{name} to listen")  # type: ignore[misc]
     os.kill(1, signal.SIGWINCH)
     wait_until(lambda: HEARD.exists() and sorted(HEARD.read_text().split()) == ["0", "1"], "both have heard of it")
 
