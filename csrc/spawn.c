@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <linux/sched.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -250,10 +251,24 @@ static int rise(const struct ox_request *request) {
 }
 
 /* A child that changes its user takes the right to look into our memory from our own user (commit_creds in
- * kernel/cred.c: the memory is still ours as well), and debuggers with it; so it is given back. */
-static void keep_dumpable(int before) {
-    if (before == 1)
+ * kernel/cred.c: the memory is still ours as well), and debuggers with it; so it is given back. What it was is asked
+ * while no such child is under way in another thread: one asked beside it would be told what that child has made it. */
+static pthread_mutex_t rights_mutex = PTHREAD_MUTEX_INITIALIZER;
+static int children_that_change, dumpable;
+
+static void before_change(void) {
+    pthread_mutex_lock(&rights_mutex);
+    if (!children_that_change++)
+        dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+    pthread_mutex_unlock(&rights_mutex);
+}
+
+static void after_change(void) {
+    pthread_mutex_lock(&rights_mutex);
+    children_that_change--;
+    if (dumpable == 1)
         prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    pthread_mutex_unlock(&rights_mutex);
 }
 
 /* It has left our memory, so it is past its end: this wait is for microseconds. By its pidfd, since another thread may
@@ -275,7 +290,9 @@ static int spawn(const struct ox_request *request, struct ox_child *child, struc
         error = fill_words(&order, room);
     if (error)
         return report(child, OX_STEP_MEMORY, -error);
-    int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+    int changes = request->uid >= 0 || request->gid >= 0 || request->set_capabilities;
+    if (changes)
+        before_change();
 
     /* No handler of ours may run in a child that shares our memory. */
     uint64_t all = ~UINT64_C(0), before;
@@ -283,8 +300,8 @@ static int spawn(const struct ox_request *request, struct ox_child *child, struc
     int pid = make_child(&order, room->stack, &child->pidfd);
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, SIGNALS / 8);
 
-    if (request->uid >= 0 || request->gid >= 0 || request->set_capabilities)
-        keep_dumpable(dumpable);
+    if (changes)
+        after_change();
     if (pid < 0)
         return report(child, OX_STEP_CLONE, -pid);
     if (order.step != OX_STEP_NONE) {

@@ -11,7 +11,7 @@ from oxmgr.model.listen import read_address
 from oxmgr.model.messages import Act
 from oxmgr.model.spec import Spec
 from oxmgr.supervisor.sockets import Refused, _bind_unix, _set_rights
-from tests.conftest import Home, wait_until
+from tests.conftest import Home, as_nobody, wait_until
 from tests.integration.test_sockets import ask, server
 
 READY = """
@@ -102,10 +102,6 @@ def test_one_that_cannot_be_given_its_rights_leaves_no_file(home: Home) -> None:
     """Nobody could connect to it, and whoever binds next would take it for somebody's."""
     home.folder.chmod(0o777)
     path = home.folder / "api.sock"
-    os.seteuid(65534)
-    try:
-        with pytest.raises(PermissionError):
-            _bind_unix(read_address(f"unix:{path}"), server(home, f"unix:{path}", socket_uid=0))
-    finally:
-        os.seteuid(0)
+    with as_nobody(), pytest.raises(PermissionError):
+        _bind_unix(read_address(f"unix:{path}"), server(home, f"unix:{path}", socket_uid=0))
     assert not path.exists()

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import _prctl
@@ -74,6 +75,20 @@ def test_the_parent_stays_what_it_was(rung: int) -> None:
     assert (me(), Path("/proc/self/mountinfo").read_text()) == (before, mounts)
     assert os.stat("/proc/self/maps").st_uid == owner
     assert _prctl.prctl(PR_GET_DUMPABLE, 0) == 1
+
+
+def test_the_parent_stays_what_it_was_after_starts_beside_each_other(rung: int) -> None:
+    def starts() -> None:
+        for _ in range(50):
+            _, pidfd = spawn("true", uid=NOBODY, gid=NOBODY)
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            os.close(pidfd)
+
+    for _ in range(10):
+        with ThreadPoolExecutor(3) as pool:
+            for done in [pool.submit(starts) for _ in range(3)]:
+                done.result()
+        assert _prctl.prctl(PR_GET_DUMPABLE, 0) == 1
 
 
 def test_nice_and_oom_score(rung: int) -> None:

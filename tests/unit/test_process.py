@@ -15,7 +15,7 @@ import pytest
 
 from oxmgr.supervisor import process
 from oxmgr.supervisor.process import Process, write_stdin
-from tests.conftest import DEADLINE
+from tests.conftest import DEADLINE, as_nobody
 
 
 @contextmanager
@@ -28,16 +28,6 @@ def running(*argv: str) -> Iterator[subprocess.Popen[bytes]]:
         child.wait(DEADLINE)
         assert child.stdout is not None
         child.stdout.close()
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without the rights of root, and back."""
-    os.setresuid(65534, 65534, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
 
 
 def gone(handle: int) -> bool:
