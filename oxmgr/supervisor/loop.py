@@ -62,9 +62,14 @@ class Loop:
         self._epoll.modify(fd, events)
 
     def remove(self, fd: int) -> None:
-        """To be called before the fd is closed: a copy of it in a child would go on telling of it (epoll(7))."""
+        """To be called before the fd is closed: a copy of it in a child would go on telling of it (epoll(7)).
+
+        Raises nothing: whoever closes what it has is not to be left halfway, and nobody is called for it any more."""
         del self._callbacks[fd]
-        self._epoll.unregister(fd)
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            pass
 
     def at(self, when: float, callback: "Callable[[], object]") -> Timer:
         """Call once, at or soon after that time; what is no time (infinity, NaN) is FAR away."""

@@ -1,12 +1,17 @@
 """`python -m tests.faults.deaths --every CALLS`: the daemon is killed at every system call of a path in turn.
 
-    python -m tests.faults.deaths --every all --paths spawn,exit [--from N] [--walk] [--threads] [--jobs N]
+    python -m tests.faults.deaths --every all --paths spawn,exit [--errors all] [--from N] [--walk] [--threads] [--jobs N]
 
-CALLS are `all` or names with commas between. The calls of a path are counted first; then the daemon dies at the first,
-second, … of each name, until the path has no more of them. After each: nobody was started twice, no run was cut short,
-each end is the true one, what runs has the same pid, no zombie, no line lost. Those of the main thread are meant; with
-`--threads`, those of each thread, for names that no child calls before it executes. Homes (`--jobs`) are at it at the
-same time, and share the list. `--from` goes on at that number of it, `--seconds` is how long.
+CALLS are `all` or names with commas between. The calls of a path are counted first; then the daemon (on the path `keep`:
+the guard) dies at the first, second, … of each name, until the path has no more of them. After each: nobody was started
+twice, no run was cut short, each end is the true one, what runs has the same pid, no zombie, no line lost. Those of the
+main thread are meant; with `--threads`, those of each thread, for names that no child calls before it executes.
+
+With `--errors`, `all` or names with commas between, nobody dies: each of those calls that can fail fails with each of
+these, and the same must be true, but that a command may be refused and a start be said to have failed.
+
+Homes (`--jobs`) are at it at the same time, and share the list. `--from` goes on at that number of it, `--seconds` is
+how long.
 """
 
 import argparse
@@ -20,15 +25,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from oxmgr.client.connection import NoDaemon
 from oxmgr.model.messages import Act, Apply
 from oxmgr.model.spec import NEVER, Logs, Sandbox, Spec
 from tests.conftest import WITHOUT_CGROUPS, Home, children, end_tree, wait_until
 from tests.faults import zoo
-from tests.faults.deaths import PATIENCE, Campaign, attach, descendants, detach, zombies
+from tests.faults.deaths import ERRORS, FAILING, PATIENCE, Campaign, attach, descendants, detach, zombies
 
 LIVED_WELL = 1.05
 """Seconds; who dies sooner is started again later and later (csrc/guard.c)."""
@@ -37,8 +44,9 @@ QUIET = 0.06
 NOBODY = 65534
 MORE = 2
 """So many more of each call than a path had when it was counted are tried: its length varies a little."""
+DEATH = "signal=SIGKILL"
 ENDLESS = ("exit", "exit_group", "restart_syscall", "execve")
-GO = 'go=; trap go=1 USR1; say; while [ -z "$go" ]; do sleep 0.01; done; '
+GO = 'go=; trap go=1 USR1; say; while [ -z "$go" ]; do sleep 0.01; done; say; '
 UNTIL_STOPPED = zoo.STOPS + 'say; while [ -z "$stop" ]; do sleep 0.02; done; leave 0'
 BURST = "i=0; while [ $i -lt 300 ]; do say; i=$((i+1)); done"
 
@@ -54,6 +62,8 @@ class Sweep(Campaign):
         self.threads = threads
         self.tracer: subprocess.Popen[bytes] | None = None
         self.inject = ""
+        self.fails = False
+        """A call fails, so a start may fail, after which there is another."""
         self.outlived = False
         """The daemon that was traced while it came up has done so."""
         self.steady = 0
@@ -115,13 +125,22 @@ class Sweep(Campaign):
         before = self.count(name)
         yield
         refused = self.ask(Act("start", [name]))
-        self._meanwhile(lambda: refused or [run.code for run in zoo.runs(self.home, name, 0)[before:]] == [5])
+        self._meanwhile(
+            lambda: (
+                refused
+                or [run.code for run in zoo.runs(self.home, name, 0)[before:]] == [5]
+                or (self.fails and self._errored(name))
+            )
+        )
         yield
-        view = self.home.until(name, lambda view: view.status == "exited", "its end")
+        view = self.home.until(name, lambda view: view.status in ("exited", "errored"), "its end")
         runs = zoo.runs(self.home, name, 0)
-        assert len(runs) - before in ((0, 1) if refused else (1,)), (refused, runs[before:], view)
+        if view.status == "errored":
+            assert self.fails and view.reason.startswith("cannot start") and len(runs) == before, view
+        else:
+            assert len(runs) - before in ((0, 1) if refused else (1,)), (refused, runs[before:], view)
+            assert view.exit_code == 5, view
         assert all(run.code == 5 for run in runs), runs[before:]
-        assert view.exit_code == 5, view
         self.counts["starts"] += len(runs) - before
 
     def exit(self) -> Path_:
@@ -139,9 +158,10 @@ class Sweep(Campaign):
         yield
         view = self.home.until("last", lambda view: view.status == "exited", "its end")
         assert (view.exit_code, view.signal) == (42, None), view
-        assert zoo.runs(self.home, "last", 0)[before["last"] - 1 :] == [zoo.Run(pids[1], 42, 1)]
+        assert zoo.runs(self.home, "last", 0)[before["last"] - 1 :] == [zoo.Run(pids[1], 42, 2)]
         view = self.home.until("ender", lambda view: view.pid and view.restarts > restarts, "its restart")
-        assert (view.restarts, view.exit_code, view.signal) == (restarts + 1, 7, None), view
+        if not self.fails:
+            assert (view.restarts, view.exit_code, view.signal) == (restarts + 1, 7, None), view
         runs = self.ready("ender", before["ender"] + 1)[before["ender"] - 1 :]
         assert [run.code for run in runs] == [7, None] and runs[1].pid == view.pid, (runs, view)
         self.counts["ends"] += 2
@@ -195,6 +215,16 @@ class Sweep(Campaign):
         yield
         assert {view.name: view.pid for view in self.home.views().values()} == pids
 
+    def keep(self) -> Path_:
+        """What the guard does: a daemon dies, and another is started and told everything."""
+        before = self.daemon()
+        pids = {view.name: view.pid for view in self.home.views().values()}
+        yield
+        os.kill(before, signal.SIGKILL)
+        self._outlive(before)
+        yield
+        assert {view.name: view.pid for view in self.home.views().values()} == pids
+
     # --- one after the other ---
 
     def _meanwhile(self, done: Callable[[], object]) -> None:
@@ -202,9 +232,15 @@ class Sweep(Campaign):
         tracer = self.tracer
         wait_until(lambda: tracer is None or tracer.poll() is not None or done(), "what the apps do", PATIENCE)
 
-    def _attach(self) -> None:
+    def _errored(self, name: str) -> bool:
+        try:
+            return self.home.views()[name].status == "errored"
+        except NoDaemon:
+            return False
+
+    def _attach(self, pid: int) -> None:
         followed = ["-f", "-b", "execve"] if self.threads else []
-        self.tracer = attach(self.daemon(), self.trace, *followed, "-e", "trace=all", "-e", self.inject)
+        self.tracer = attach(pid, self.trace, *followed, "-e", "trace=all", "-e", self.inject)
         self.tracers.add(self.tracer.pid)
 
     def _detach(self) -> None:
@@ -222,26 +258,31 @@ class Sweep(Campaign):
         self.tracers.discard(self.tracer.pid)
         self.tracer = None
 
-    def die(self, path: str, name: str, number: int) -> bool:
+    def meet(self, path: str, name: str, number: int, fault: str) -> bool:
         """At the n-th call of that name; whether the path had one."""
-        self.inject = f"inject={name}:signal=SIGKILL:when={number}"
+        self.inject = f"inject={name}:{fault}:when={number}"
+        self.fails = fault != DEATH
         self.trace.unlink(missing_ok=True)
         self.outlived = False
+        before = self.daemon()
         steps: Path_ = getattr(self, path)()
         next(steps)
         if path != "takeover":
-            self._attach()
+            self._attach(self.guard if path == "keep" else before)
         next(steps)
         self._detach()
-        killed = "+++ killed by SIGKILL" in self.trace.read_text(errors="replace") and not self.outlived
-        self._after(killed or path == "takeover")
+        trace = self.trace.read_text(errors="replace")
+        met = "+++ killed by SIGKILL" in trace and not self.outlived if fault == DEATH else "(INJECTED)" in trace
+        self._after(before)
         next(steps, None)
         self._check()
-        return killed
+        return met
 
-    def _after(self, killed: bool) -> None:
-        self.daemon()
-        self.deaths += killed
+    def _after(self, before: int) -> None:
+        assert self.home.daemon is not None
+        if self.home.daemon.poll() is not None:
+            self._start_or_adopt()
+        self.deaths += self.daemon() != before
         if self.deaths >= IN_A_ROW:
             self.deaths = 0
             at = self.home.about_daemon().started_at + LIVED_WELL
@@ -270,7 +311,7 @@ def dry(one: Sweep, path: str) -> collections.Counter[str]:
     """How often each call is made on that path: the most of two times."""
     most: collections.Counter[str] = collections.Counter()
     for _ in range(2):
-        assert not one.die(path, "exit_group", 1)
+        assert not one.meet(path, "exit_group", 1, DEATH)
         thread: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         for line in one.trace.read_text(errors="replace").splitlines():
             made = re.match(r"(?:(\d+) +)?(\w+)\(", line)
@@ -281,10 +322,27 @@ def dry(one: Sweep, path: str) -> collections.Counter[str]:
     return most
 
 
+def faults(errors: str) -> list[str]:
+    """As strace's injection has them."""
+    if not errors:
+        return [DEATH]
+    return [f"error={error}" for error in (ERRORS if errors == "all" else errors.split(","))]
+
+
 def sweep(args: argparse.Namespace, home: Home, share: int) -> dict[str, object]:
     """Each job has the same list of faults, about, and takes its share of it."""
     one = Sweep(home, threads=args.threads)
     one.begin()
+    init = threading.Thread(target=one.be_init)
+    init.start()
+    try:
+        return gone_through(one, args, share)
+    finally:
+        one.over.set()
+        init.join()
+
+
+def gone_through(one: Sweep, args: argparse.Namespace, share: int) -> dict[str, object]:
     met: dict[str, dict[str, int]] = {}
     left: dict[str, int] = {}
     until = time.monotonic() + args.seconds
@@ -292,20 +350,24 @@ def sweep(args: argparse.Namespace, home: Home, share: int) -> dict[str, object]
         found = met[path] = collections.Counter()
         most = dry(one, path)
         names = sorted(most) if args.every == "all" else args.every.split(",")
-        todo = [(name, number) for name in names if name not in ENDLESS for number in range(1, most[name] + 1 + MORE)]
+        if args.errors:
+            names = [name for name in names if name in FAILING]
+        todo = [
+            (name, number, fault)
+            for name in names
+            if name not in ENDLESS
+            for number in range(1, most[name] + 1 + MORE)
+            for fault in faults(args.errors)
+        ]
         for at in range(args.first - 1 + share, len(todo), args.jobs):
             if time.monotonic() > until:
                 left[path] = at + 1
                 break
-            name, number = todo[at]
             try:
-                hit = one.die(path, name, number)
+                found[todo[at][0]] += one.meet(path, *todo[at])
             except BaseException:
-                print(
-                    f"at {path}, {name} {number}, fault {at + 1} of {len(todo)}, after {dict(one.counts)}", flush=True
-                )
+                print(f"at {path}, {todo[at]}, fault {at + 1} of {len(todo)}, after {dict(one.counts)}", flush=True)
                 raise
-            found[name] += hit
     one.end()
     return {"met": met, "next": left, "counts": one.counts}
 
@@ -338,7 +400,8 @@ def job(args: argparse.Namespace, share: int) -> int:
 def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="deaths")
     parser.add_argument("--every", default="all")
-    parser.add_argument("--paths", default="spawn,apart,exit,stop,rotate,save,takeover")
+    parser.add_argument("--paths", default="spawn,apart,exit,stop,rotate,save,keep,takeover")
+    parser.add_argument("--errors", default="")
     parser.add_argument("--from", dest="first", type=int, default=1)
     parser.add_argument("--walk", action="store_true", help="without cgroups")
     parser.add_argument("--threads", action="store_true")
@@ -371,7 +434,7 @@ def main(words: list[str]) -> int:
             left[path] = min(number, left.get(path, number))
     for path, found in met.items():
         shown = ", ".join(f"{name} {count}" for name, count in found.most_common() if count)
-        print(f"{path}: {found.total()} deaths: {shown}")
+        print(f"{path}: {found.total()} faults: {shown}")
     for path, number in left.items():
         print(f"not done: go on with --paths {path} --from {number}")
     for what, count in sorted(counts.items()):

@@ -29,7 +29,12 @@ def test_whenever_the_daemon_dies_a_run_is_one_run_and_its_end_is_known(home: Ho
     sweep = every.Sweep(home, threads=False)
     sweep.begin()
     most = every.dry(sweep, path)
-    met = [name for name in CALLS for number in range(1, min(most[name], 8) + 1) if sweep.die(path, name, number)]
+    met = [
+        name
+        for name in CALLS
+        for number in range(1, min(most[name], 8) + 1)
+        if sweep.meet(path, name, number, every.DEATH)
+    ]
     assert {"pwrite64", "waitid", "clone3"} <= set(met)
     sweep.end()
 

@@ -26,7 +26,9 @@ last=$(sed -n 's/^start //p' $ledger 2>/dev/null | tail -n 1)
 last=${last:-none}
 case "$(cat /proc/$last/stat 2>/dev/null)" in
 "" | *") Z "* | *") X "*) ;;
-*) echo double $last >> $ledger ;;
+*)
+    mine=$(grep -czx -e "OXMGR_APP=$OXMGR_APP" -e "OXMGR_INSTANCE_ID=$OXMGR_INSTANCE_ID" /proc/$last/environ)
+    test "$mine" != 2 || echo double $last >> $ledger ;;
 esac
 echo start $$ >> $ledger
 run=$(grep -c start $ledger)
@@ -34,7 +36,7 @@ n=0
 say() { echo $run $n; n=$((n+1)); }
 leave() { echo end $$ $1 $n >> $ledger; exit $1; }
 """
-"""Of every shell script. A trap runs between two commands, so a line that is printed is counted or the trap has not come:
+"""Of every shell script. A number may be somebody else's by now, so it is asked whose it is. A trap runs between two commands, so a line that is printed is counted or the trap has not come:
 `on_term` is looked at where that holds."""
 STOPS = "stop=; trap stop=1 TERM; "
 LOOP = STOPS + 'while [ -z "$stop" ]; do say; sleep {pause}; done; leave {code}'
@@ -48,7 +50,10 @@ def note(text):
 try: lines = open(ledger).read().split("\\n")
 except FileNotFoundError: lines = []
 last = [line.split()[1] for line in lines if line.startswith("start")][-1:]
-try: alive = bool(last) and ") Z " not in open(f"/proc/{last[0]}/stat").read()
+own = [f"{name}={os.environ[name]}".encode() for name in ("OXMGR_APP", "OXMGR_INSTANCE_ID")]
+try:
+    alive = bool(last) and ") Z " not in open(f"/proc/{last[0]}/stat").read()
+    alive = alive and set(own) <= set(open(f"/proc/{last[0]}/environ", "rb").read().split(b"\\0"))
 except OSError: alive = False
 if alive: note(f"double {last[0]}")
 note(f"start {os.getpid()}")
@@ -224,7 +229,9 @@ def check_lines(home: Home, kind: Kind, index: int, cut: Container[int] = ()) ->
             ended = here == (at[0] + 1, 0) and whole
             skipped = [one for number, one in enumerate(history, 1) if at[0] < number < here[0] and number not in cut]
             killed = here[0] > at[0] and here[1] == 0 and whole and not any(one.lines for one in skipped)
-            assert ended or killed or (told_loss and here > at), f"{name}: line {here} where {at} was to come"
+            assert ended or killed or (told_loss and here > at), (
+                f"{name}: line {here} where {at} was to come, {run}, those cut {cut}"
+            )
         at = here[0], here[1] + 1
         count += 1
         told_loss = not kind.told
