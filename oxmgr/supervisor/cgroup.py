@@ -308,7 +308,7 @@ def is_populated(path: str) -> bool:
     """Whether anything lives in it or below it, or may: True too when it cannot be looked at (no fds are left), so that
     it is looked at again. One that is not there is empty."""
     try:
-        if b"populated 0" in _read(f"{path}/cgroup.events"):
+        if b"populated 0" in native.read_whole(f"{path}/cgroup.events"):
             return False
         # Since Linux 6.19 a process is counted for some microseconds after its parent has been told of its end.
         return bool(members(path))
@@ -339,7 +339,7 @@ def members(path: str) -> list[int]:
     while todo:
         folder = todo.pop()
         try:
-            found += map(int, _read(f"{folder}/cgroup.procs").split())
+            found += map(int, native.read_whole(f"{folder}/cgroup.procs").split())
         except OSError as error:
             # The members of a threaded one are told by the one above it.
             if error.errno not in (*_GONE, errno.EOPNOTSUPP):
@@ -362,7 +362,7 @@ def oom_kills(path: str) -> tuple[int, int]:
 def read_number(path: str) -> int | None:
     """A file that holds a number; None when it is not there or says `max`."""
     try:
-        return int(_read(path))
+        return int(native.read_whole(path))
     except (OSError, ValueError):
         return None
 
@@ -370,7 +370,7 @@ def read_number(path: str) -> int | None:
 def read_pairs(path: str) -> dict[str, int]:
     """A file of `key number` lines; {} when it is not there."""
     try:
-        words = [line.split() for line in _read(path).decode().splitlines()]
+        words = [line.split() for line in native.read_whole(path).decode().splitlines()]
     except OSError:
         return {}
     return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdigit()}
@@ -399,7 +399,11 @@ def remove(path: str) -> bool:
 def folder_of(pid: int, mount: str) -> str:
     """The folder of a process's cgroup, seen from the mount; "" when it is gone. OSError when that cannot be known."""
     try:
-        paths = [line[3:] for line in _read(f"/proc/{pid}/cgroup").decode().splitlines() if line.startswith("0::")]
+        paths = [
+            line[3:]
+            for line in native.read_whole(f"/proc/{pid}/cgroup").decode().splitlines()
+            if line.startswith("0::")
+        ]
     except (FileNotFoundError, ProcessLookupError):
         return ""
     return f"{mount}{paths[0]}" if paths else ""
@@ -452,18 +456,7 @@ def _send_by_number(pid: int) -> None:
 
 
 def _words(path: str) -> list[str]:
-    return _read(path).decode().split()
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = b""
-        while part := os.read(fd, 65536):
-            data += part
-        return data
-    finally:
-        os.close(fd)
+    return native.read_whole(path).decode().split()
 
 
 def _write(path: str, value: str) -> None:

@@ -92,6 +92,17 @@ class _Into:
         return os.dup(self._fd)
 
 
+def _pipe(loop: "Loop", on_said: "Callable[[int], object]") -> tuple[int, int]:
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        loop.add(reading, READ, on_said)
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
+    return reading, writing
+
+
 class Chore:
     def __init__(
         self,
@@ -114,11 +125,10 @@ class Chore:
         self._reading = -1
         self._folder = ""
         try:
-            self._reading, self._said_to = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._reading, self._said_to = _pipe(chores.loop, self._on_said)
         except OSError as error:
             self._end_soon(f"{NO_FAULT}open a pipe for what it prints: {reason(error)}")
             return
-        chores.loop.add(self._reading, READ, self._on_said)
         self._timer = chores.loop.at(time.monotonic() + timeout, lambda: self._on_late(timeout))
         spec = instance.app.spec
         spec = replace(spec, argv=[SHELL, "-c", command], env={**spec.env, **env}, ready="started", stdin=FIFO)
@@ -182,6 +192,9 @@ class Chore:
             data = os.read(self._reading, 65536)
         except BlockingIOError:
             return
+        except OSError:
+            # What it prints is told of it and no more; how it ends is what counts.
+            data = b""
         self._said = (self._said + data)[-KEPT:]
         if not data:
             self._stop_reading()

@@ -9,6 +9,7 @@ import errno
 import os
 from _signal import SIGCONT, SIGKILL, SIGSTOP, pidfd_send_signal
 
+from oxmgr.supervisor.native import read_whole
 from oxmgr.supervisor.process import read_stat
 
 TYPE_CHECKING = False
@@ -73,8 +74,7 @@ def born_as(pid: int) -> "Owner | None":
     """The instance whose start gave a process its environment; None for one of another user. OSError when it
     cannot be looked at."""
     try:
-        with open(f"/proc/{pid}/environ", "rb", 0) as file:
-            words = file.read().split(b"\0")
+        words = read_whole(f"/proc/{pid}/environ").split(b"\0")
     except (*_GONE, PermissionError):
         return None
     found = {key: value for key, _, value in (word.partition(b"=") for word in words) if key in _MARKS}

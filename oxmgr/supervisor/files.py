@@ -3,6 +3,7 @@
 import errno
 import os
 
+from oxmgr.supervisor.native import read_whole
 from oxmgr.supervisor.process import start_ticks
 
 RETRY = 5.0
@@ -96,8 +97,7 @@ def boot_id() -> str:
     """Differs from boot to boot (random(4)) and, by when process 1 began (proc(5), stat field 22), from one start of a
     container to the next. Without the latter where that cannot be seen, /proc being mounted so that it hides others'
     processes say."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        boot = file.read().strip()
+    boot = read_whole("/proc/sys/kernel/random/boot_id").decode().strip()
     ticks = start_ticks(1)
     return f"{boot}/{ticks}" if ticks else boot
 

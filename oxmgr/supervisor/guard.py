@@ -31,6 +31,9 @@ STOPPING = "stopping"
 FD = 3
 """Ours, when it has started us."""
 PATIENCE = 5.0
+AGAIN = 0.05
+"""Seconds until what the kernel had no memory for is tried again: no fd tells when it has."""
+DEAD = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _SIZE = 24 + NAME_SIZE
 _FD_SIZE = 4
 
@@ -77,6 +80,8 @@ class Guard:
         self.say: Callable[[str], object] = lambda text: None
         self._loop: Loop | None = None
         self._unsent: list[tuple[bytes, int]] = []
+        self._is_full = False
+        """What could not be sent goes when it has read something; else there was no memory for it."""
         self._socket = None if fd < 0 else socket(fileno=fd)
         if self._socket is not None:
             # Of a socketpair, whoever has made it (unix(7)).
@@ -98,9 +103,14 @@ class Guard:
     def _ask(self, what: int) -> None:
         self._listed = False
         self._send(pack(HELLO, what))
+        end = time.monotonic() + PATIENCE
         while self._socket is not None and not self._listed:
-            if not select.select([self.fd], [], [], PATIENCE)[0]:
+            seconds = AGAIN if self._unsent else max(0.0, end - time.monotonic())
+            if select.select([self.fd], [], [], seconds)[0]:
+                end = time.monotonic() + PATIENCE
+            elif time.monotonic() >= end:
                 self._lose("it does not answer")
+            self._send_unsent()
             self._receive()
 
     def join(self, loop: "Loop") -> None:
@@ -179,9 +189,11 @@ class Guard:
         """Wait until it is, or has not been for PATIENCE seconds; whether it is."""
         end = time.monotonic() + PATIENCE
         while self._unsent and self._socket is not None:
-            if not select.select([], [self.fd], [], max(0.0, end - time.monotonic()))[1]:
+            if not select.select([], [self.fd], [], max(0.0, end - time.monotonic()))[1] or time.monotonic() > end:
                 break
             self._send_unsent()
+            if self._unsent and not self._is_full:
+                time.sleep(AGAIN)
         return self.is_told
 
     def _send_unsent(self) -> None:
@@ -194,8 +206,19 @@ class Guard:
         if self._unsent or not self._sends(data, fd):
             # It reads at once, but may be stopped. The fd may be closed before it reads.
             self._unsent.append((data, os.dup(fd) if fd >= 0 else -1))
-            if self._loop is not None and self._socket is not None:
-                self._loop.change(self.fd, READ | WRITE)
+            if len(self._unsent) == 1:
+                self._send_later()
+
+    def _send_later(self) -> None:
+        if self._loop is None or self._socket is None:
+            return
+        self._loop.change(self.fd, READ | WRITE if self._unsent and self._is_full else READ)
+        if self._unsent and not self._is_full:
+            self._loop.at(time.monotonic() + AGAIN, self._send_again)
+
+    def _send_again(self) -> None:
+        self._send_unsent()
+        self._send_later()
 
     def _sends(self, data: bytes, fd: int) -> bool:
         """False: not now."""
@@ -204,22 +227,21 @@ class Guard:
         with_it = [(SOL_SOCKET, SCM_RIGHTS, fd.to_bytes(_FD_SIZE, sys.byteorder))] if fd >= 0 else []
         try:
             self._socket.sendmsg([data], with_it)
-        except BlockingIOError:
-            return False
         except OSError as error:
-            if error.errno not in (errno.ENOBUFS, errno.ETOOMANYREFS):
-                # That it is dead is heard of by reading.
+            if error.errno in DEAD:
+                # Which is heard of by reading.
                 return True
-            self.say(f"the guard cannot be told: {error.strerror}")
+            self._is_full = error.errno == errno.EAGAIN
+            if not self._is_full and not self._unsent:
+                self.say(f"the guard cannot be told yet: {error.strerror}")
+            return False
         return True
 
     # --- what it says ---
 
     def _on_ready(self, events: int) -> None:
         if events & WRITE:
-            self._send_unsent()
-            if not self._unsent and self._loop is not None:
-                self._loop.change(self.fd, READ)
+            self._send_again()
         if events & ~WRITE:
             self._receive()
             self._tell_exits()

@@ -280,8 +280,7 @@ def check(desired: str, journal: str) -> str:
     """Why we could not go on with the state that is there, or "": it is a later version's, or not to be understood."""
     for kind, path, decoder in (("desired", desired, Decoder(Saved)), ("journal", journal, Decoder(Journaled))):
         try:
-            with open(path, "rb") as file:
-                payloads = read_records(kind, file.read())[0]
+            payloads = read_records(kind, native.read_whole(path))[0]
             for payload in payloads:
                 decoder.decode(payload)
         except FileNotFoundError:

@@ -5,6 +5,7 @@ import time
 
 from oxmgr.model.records import Newer
 from oxmgr.supervisor.files import MISSING, RETRY, remove, write_safely
+from oxmgr.supervisor.native import read_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ class Health:
         given_up = time.monotonic() + READ_PATIENCE
         while True:
             try:
-                with open(path, "rb") as file:
-                    return file.read()
+                return read_whole(path)
             except MISSING:
                 return None
             except IsADirectoryError as error:
@@ -136,15 +136,13 @@ def _link_or_copy(path: str, kept: str) -> None:
     try:
         os.link(path, kept)
     except OSError:
-        with open(path, "rb") as file:
-            write_safely(kept, file.read())
+        write_safely(kept, read_whole(path))
 
 
 def _is_same(path: str, kept: str) -> bool:
     try:
         if os.path.samefile(path, kept):
             return True
-        with open(path, "rb") as one, open(kept, "rb") as other:
-            return one.read() == other.read()
+        return read_whole(path) == read_whole(kept)
     except OSError:
         return False

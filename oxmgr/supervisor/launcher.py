@@ -16,6 +16,7 @@ from oxmgr.supervisor import cgroup, limits, native, process
 from oxmgr.supervisor.holders import holder
 from oxmgr.supervisor.matching import marks
 from oxmgr.supervisor.network import Networks
+from oxmgr.supervisor.output import RETRY
 from oxmgr.supervisor.process import StartError
 from oxmgr.supervisor.rights import not_in_force
 from oxmgr.supervisor.shortage import reason
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 RESERVED = 16
 """File descriptors that starts leave for clients and for files."""
+UNREAD = "what it prints waits, and so does the app when 64 KB wait: "
 TAKEN_RETRY = 0.02
 SPAWN_PATIENCE = 10.0
 """Seconds for a child to execute, when that may be hindered."""
@@ -159,7 +161,9 @@ class Launcher:
         if not self._has_room():
             taken = OSError(errno.EMFILE, f"all of the daemon's {self._fds} file descriptors are taken")
             raise StartError(f"cannot start {instance.name}: {reason(taken)}", errno.EMFILE)
-        self.open_outputs(instance)
+        unread = self._open_outputs(instance)
+        if unread:
+            raise StartError(f"cannot start {instance.name}: make the pipes of its output: {unread}", 0)
         if spec.ready.startswith("log:"):
             for output in instance.outputs:
                 output.drain()
@@ -366,29 +370,40 @@ class Launcher:
         # A tree is killed as one, and of those processes the kernel counts the first twice: this is one kill.
         return Exited(code, number, empty, 1, f"out of memory, killed by the kernel: {why}{shown}")
 
-    def open_outputs(self, instance: "Instance") -> None:
-        """Have them as its spec says. StartError when there can be no pipes."""
+    def _open_outputs(self, instance: "Instance") -> str:
+        """Have them as its spec says; why there can be no pipes, or ""."""
         spec = instance.app.spec
         other = None if instance.outputs else self.beside(instance)
         if other is not None:
             instance.outputs, instance.wired = other.outputs, other.wired
         if instance.outputs and instance.wired is not None and _wiring(instance.wired) == _wiring(spec):
-            return
+            return ""
         self._close_outputs(instance)
         try:
             instance.outputs = self.outputs.make(instance)
             instance.wired = spec
         except OSError as error:
-            what = f"{error.filename or 'a pipe'}: {reason(error)}"
-            raise StartError(f"cannot start {instance.name}: make the pipes of its output: {what}", 0) from None
+            return f"{error.filename or 'a pipe'}: {reason(error)}"
+        return ""
 
     def connect(self, instance: "Instance") -> None:
         """The same for what runs already, also after a change of its spec that needs no new process."""
         self.endpoints.relisten(instance)
-        try:
-            self.open_outputs(instance)
-        except StartError as error:
-            instance.warnings.append(str(error))
+        self._read(instance)
+
+    def _read(self, instance: "Instance") -> None:
+        instance.warnings = [text for text in instance.warnings if not text.startswith(UNREAD)]
+        why = self._open_outputs(instance)
+        if why:
+            instance.warnings.append(f"{UNREAD}{why}")
+            self._loop.at(time.monotonic() + RETRY, lambda: self._read_again(instance))
+
+    def _read_again(self, instance: "Instance") -> None:
+        if instance.outputs or instance.gone:
+            return
+        self._read(instance)
+        if instance.outputs and instance.down:
+            self.put_away(instance)
 
     def pick_up(self, instance: "Instance") -> None:
         """It does not run, and a daemon before may have been killed over its last lines."""

@@ -265,6 +265,21 @@ def has_socket(pids: list[int], inodes: list[int], most: int) -> str:
     return answer
 
 
+# --- files ---
+
+
+def read_whole(path: str) -> bytes:
+    """All of a file. OSError also for EAGAIN, which a file object tells by None or by what it has so far."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 65536):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
 # --- logs ---
 
 

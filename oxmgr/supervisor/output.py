@@ -88,8 +88,8 @@ class Output:
         self._ended = False
         self.log: Log = outputs.make_log(self)
         self.pipe = native.Pipe(pipe)
-        outputs.loop.add(self.pipe.fd, READ, self._on_readable)
         self._wire()
+        outputs.loop.add(self.pipe.fd, READ, self._on_readable)
 
     @property
     def fifo(self) -> str:
@@ -274,13 +274,18 @@ class Output:
         return self.log.path != before
 
     def close(self) -> None:
+        pipe = self.release()
+        self._outputs.guard.forget(self.name)
+        os.close(pipe)
+
+    def release(self) -> int:
+        """The end of it, but not of its pipe, which is the caller's then."""
         for timer in (self._retry, self._notice):
             if timer is not None:
                 timer.cancel()
         if isinstance(self.log, SinkLog):
             self.log.forget()
         self._outputs.loop.remove(self.pipe.fd)
-        self._outputs.guard.forget(self.name)
-        os.close(self.pipe.fd)
         self.log.close()
         self._outputs.forget(self)
+        return self.pipe.fd

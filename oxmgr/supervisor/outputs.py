@@ -52,6 +52,8 @@ class Outputs:
         self.places = places
         self._fallen: dict[str, str] = {}
         self._open: dict[Output, None] = {}
+        self._unread: dict[str, int] = {}
+        """Pipes of which no output could be made: what is in them, and is printed to them, waits for one."""
         self._stdout: Stdout | None = None
         self._journal: Journal | None = None
 
@@ -63,7 +65,8 @@ class Outputs:
         try:
             return out, self._make(instance, 2)
         except OSError:
-            out.close()
+            if isinstance(out, Output):
+                self._unread[out.name] = out.release()
             raise
 
     def _make(self, instance: "Instance", number: int) -> Output | Direct:
@@ -72,17 +75,24 @@ class Outputs:
         if direct:
             return Direct(direct)
         name = f"{instance.pipes}.{KINDS[number]}"
-        output = Output(self, spec, instance.index, number, name, self._open_pipe(instance, number, name))
-        output.look()
+        pipe, output = self._open_pipe(instance, number, name), None
+        try:
+            output = Output(self, spec, instance.index, number, name, pipe)
+            output.look()
+        except OSError:
+            self._unread[name] = pipe if output is None else output.release()
+            raise
         if _is_behind(output.fifo):
             self.loop.at(time.monotonic(), lambda: output.move(BUDGET))
         return output
 
     def _open_pipe(self, instance: "Instance", number: int, name: str) -> int:
-        """The one that the guard has kept; else that of its name; else, where somebody has removed that, the one that
-        the app itself has open. OSError."""
+        """The one that waits for its output; else the one that the guard has kept; else that of its name; else, where
+        somebody has removed that, the one that the app itself has open. OSError."""
         fifo = f"{self.places.run}/{name}"
-        pipe = self.guard.claim(name)
+        pipe = self._unread.pop(name, -1)
+        if pipe < 0:
+            pipe = self.guard.claim(name)
         if pipe >= 0:
             return pipe
         if instance.process is not None and not os.path.exists(fifo):
@@ -162,6 +172,10 @@ class Outputs:
         for path in default_log_paths(instance.app.spec.name, instance.index, self.places.logs):
             self._fallen.pop(path, None)
         for kind in KINDS.values():
+            name = f"{instance.pipes}.{kind}"
+            if name in self._unread:
+                self.guard.forget(name)
+                os.close(self._unread.pop(name))
             path = self.places.pipe(instance.pipes, kind)
             Spool(path).remove()
             dropped.forget(path)

@@ -463,6 +463,7 @@ def run(
     campaign.begin()
     init = threading.Thread(target=campaign.be_init, daemon=True)
     init.start()
+    done: list[str] = []
     try:
         calls = campaign.calls()
         campaign.settle()
@@ -477,15 +478,16 @@ def run(
             while time.monotonic() < begun + seconds * share and (todo is None or todo):
                 step = random_step if todo is None else todo.pop()
                 told = f"{name}: {step.__defaults__}" if step.__defaults__ else name
-                try:
-                    step(campaign)
-                    campaign.settle()
-                    campaign.check()
-                except BaseException:
-                    say(f"after {dict(campaign.counts)}, at {told}")
-                    raise
+                history = [(name, len(zoo.runs(home, name, 0))) for name in zoo.HANDLED]
+                done.append(f"{time.time():.3f} {told}, {history}")
+                step(campaign)
+                campaign.settle()
+                campaign.check()
         say(f"left undone: {len(mine)} faults of the daemon, {len(guards)} of the guard")
         campaign.end()
+    except BaseException:
+        say("\n".join([*done, f"after {dict(campaign.counts)}"]))
+        raise
     finally:
         campaign.over.set()
         init.join()

@@ -198,12 +198,16 @@ class Sweep(Campaign):
         yield
 
     def takeover(self) -> Path_:
+        """And the first end after it, which shows whether what is taken over is listened to."""
         before = self.daemon()
-        pids = {view.name: view.pid for view in self.home.views().values()}
+        pids = {view.name: view.pid for view in self.home.views().values() if view.name != "ender"}
+        ender = self.ready("ender", self.count("ender"))
         self.plan("-e", "trace=all", "-e", self.inject)
         yield
         os.kill(before, signal.SIGKILL)
         self.home.another_than(before)
+        os.kill(ender[-1].pid, signal.SIGUSR1)
+        wait_until(lambda: self.count("ender") > len(ender), "its restart", PATIENCE)
         # The one that was traced has come up, or one after it.
         now = self.daemon()
         if "TracerPid:\t0\n" not in Path(f"/proc/{now}/status").read_text():
@@ -213,7 +217,9 @@ class Sweep(Campaign):
         if not self._place.is_symlink():
             self._clean_place()
         yield
-        assert {view.name: view.pid for view in self.home.views().values()} == pids
+        assert {view.name: view.pid for view in self.home.views().values() if view.name != "ender"} == pids
+        runs = self.ready("ender", len(ender) + 1)[len(ender) - 1 :]
+        assert [run.code for run in runs] == [7, None] and self.home.pid("ender") == runs[1].pid, runs
 
     def keep(self) -> Path_:
         """What the guard does: a daemon dies, and another is started and told everything."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from oxmgr.client.connection import NoDaemon
 from oxmgr.model.spec import NEVER
 from tests.conftest import Heir, Home, wait_until
-from tests.faults import deaths
+from tests.faults import deaths, every
 
 
 def test_deaths_and_failures_lose_no_line_and_start_nobody_twice(empty_home: Home) -> None:
@@ -55,6 +55,17 @@ def test_a_daemon_whose_guard_dies_while_it_starts_becomes_the_guard(empty_home:
     home.daemon = Heir(daemon)
     wait_until(lambda: guard_of(home) == daemon, "it to have become the guard")
     assert home.pid("app") == pid
+
+
+def test_whatever_a_takeover_cannot_watch_at_once_is_watched_later(empty_home: Home) -> None:
+    home = empty_home
+    home.guarded = True
+    sweep = every.Sweep(home, threads=False)
+    sweep.begin()
+    most = every.dry(sweep, "takeover")["epoll_ctl"]
+    met = [sweep.meet("takeover", "epoll_ctl", number, "error=ENOMEM") for number in range(1, most + 1)]
+    assert sum(met) > 20
+    sweep.end()
 
 
 def guard_of(home: Home) -> int | None:
