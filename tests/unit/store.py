@@ -45,7 +45,8 @@ def told_of_calls(folder: Path, on_call: Callable[[str, Any], None]) -> Iterator
 
         def call(*args: Any, **options: Any) -> Any:
             where = os.readlink(f"/proc/self/fd/{args[0]}") if isinstance(args[0], int) else args[0]
-            if where.startswith(str(folder)):
+            reads = name == "open" and args[1] == os.O_RDONLY | os.O_CLOEXEC
+            if where.startswith(str(folder)) and not reads:
                 on_call(name, args)
             return real(*args, **options)
 

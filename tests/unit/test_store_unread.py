@@ -3,17 +3,17 @@
 import errno
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from oxmgr.model.messages import Observed
 from oxmgr.supervisor import health
+from oxmgr.supervisor.native import read_whole
 from tests.unit.store import Store, nothing_open
 
 __all__ = ["nothing_open"]
 
-ERRORS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES)
+ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES)
 
 
 @pytest.fixture
@@ -28,17 +28,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 def fail(patch: pytest.MonkeyPatch, path: Path, number: int, times: int) -> None:
-    """So many opens of that file."""
+    """So many readings of that file."""
     left = times
 
-    def opens(name: str, mode: str) -> Any:
+    def reads(name: str) -> bytes:
         nonlocal left
         if name == str(path) and left > 0:
             left -= 1
             raise OSError(number, os.strerror(number))
-        return open(name, mode)
+        return read_whole(name)
 
-    patch.setattr(health, "open", opens, raising=False)
+    patch.setattr(health, "read_whole", reads)
     patch.setattr(health, "READ_PATIENCE", 0.2)
 
 
