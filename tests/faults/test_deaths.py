@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from oxmgr.client.connection import NoDaemon
 from oxmgr.model.spec import NEVER
 from tests.conftest import Heir, Home, wait_until
@@ -66,6 +68,23 @@ def test_whatever_a_takeover_cannot_watch_at_once_is_watched_later(empty_home: H
     met = [sweep.meet("takeover", "epoll_ctl", number, "error=ENOMEM") for number in range(1, most + 1)]
     assert sum(met) > 20
     sweep.end()
+
+
+@pytest.mark.parametrize("error", ["ENOBUFS", "ENOMEM", "ETOOMANYREFS", "EAGAIN"])
+def test_what_the_guard_cannot_be_told_at_once_it_is_told_later(empty_home: Home, error: str) -> None:
+    home = empty_home
+    campaign = deaths.Campaign(home)
+    campaign.start()
+    inject = f"inject=sendmsg:error={error}:when=1..20"
+    tracer = deaths.attach(home.about_daemon().pid, campaign.trace, "-e", "trace=sendmsg", "-e", inject)
+    try:
+        home.apply(home.sh("app", "echo up; exec sleep 1000"))
+        pipe = f"{home.places.run}/app:0.out"
+        folder = Path(f"/proc/{campaign.guard}/fd")
+        wait_until(lambda: pipe in [os.readlink(fd) for fd in folder.iterdir()], "the guard to keep it")
+    finally:
+        deaths.detach(tracer)
+    assert campaign.trace.read_text().count("(INJECTED)") == 20
 
 
 def guard_of(home: Home) -> int | None:
