@@ -2,6 +2,7 @@
 
 import select
 import time
+from errno import EBADF, EEXIST, EINVAL, ELOOP, ENOENT, EPERM
 from heapq import heapify, heappop, heappush
 
 from oxmgr.supervisor import native
@@ -18,6 +19,10 @@ HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 FAR = 9e9
 """Seconds: 285 years, and as nanoseconds still a number that the timerfd takes."""
 _FEW = 64
+AGAIN = 0.05
+"""Seconds until the kernel is asked again for what it had no memory, or its user no more watches, for."""
+WRONG = (EBADF, EEXIST, EINVAL, ELOOP, ENOENT, EPERM)
+"""What epoll_ctl(2) refuses for good."""
 
 
 class Timer:
@@ -44,6 +49,7 @@ class Loop:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._fresh: set[int] = set()
+        self._late: dict[int, int] = {}
         self._timerfd = native.timerfd()
         self._timers: list[tuple[float, int, Timer]] = []
         self._cancelled = 0
@@ -53,19 +59,48 @@ class Loop:
         self.add(self._timerfd, READ, self._on_timer)
 
     def add(self, fd: int, events: int, callback: "Callable[[int], object]") -> None:
-        """Call `callback(events)` when the fd has one of the events."""
-        self._epoll.register(fd, events)
+        """Call `callback(events)` when the fd has one of the events; later than that while the kernel has no memory.
+        OSError when it is no fd to wait for."""
+        try:
+            self._epoll.register(fd, events)
+        except OSError as error:
+            self._ask_later(fd, events, error)
         self._callbacks[fd] = callback
         self._fresh.add(fd)
 
     def change(self, fd: int, events: int) -> None:
-        self._epoll.modify(fd, events)
+        if fd in self._late:
+            self._late[fd] = events
+            return
+        try:
+            self._epoll.modify(fd, events)
+        except OSError as error:
+            self._ask_later(fd, events, error)
+
+    def _ask_later(self, fd: int, events: int, error: OSError) -> None:
+        if error.errno in WRONG:
+            raise error
+        if not self._late:
+            self.at(time.monotonic() + AGAIN, self._ask_again)
+        self._late[fd] = events
+
+    def _ask_again(self) -> None:
+        late, self._late = self._late, {}
+        for fd, events in late.items():
+            try:
+                try:
+                    self._epoll.modify(fd, events)
+                except FileNotFoundError:
+                    self._epoll.register(fd, events)
+            except OSError as error:
+                self._ask_later(fd, events, error)
 
     def remove(self, fd: int) -> None:
         """To be called before the fd is closed: a copy of it in a child would go on telling of it (epoll(7)).
 
         Raises nothing: whoever closes what it has is not to be left halfway, and nobody is called for it any more."""
         del self._callbacks[fd]
+        self._late.pop(fd, None)
         try:
             self._epoll.unregister(fd)
         except OSError:

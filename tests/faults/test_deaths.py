@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,29 @@ def test_whatever_a_takeover_cannot_watch_at_once_is_watched_later(empty_home: H
     met = [sweep.meet("takeover", "epoll_ctl", number, "error=ENOMEM") for number in range(1, most + 1)]
     assert sum(met) > 20
     sweep.end()
+
+
+def test_who_prints_to_a_pipe_that_cannot_be_opened_at_once_waits_until_it_can(empty_home: Home) -> None:
+    home = empty_home
+    campaign = deaths.Campaign(home)
+    campaign.start()
+    home.apply(home.sh("app", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done"))
+    wait_until(lambda: home.log("app"), "its first line")
+    pid, fifo = home.pid("app"), f"{home.places.run}/app:0.out"
+    assert isinstance(home.daemon, subprocess.Popen)
+    daemon = os.pidfd_open(home.about_daemon().pid)
+    home.daemon.kill()
+    signal.pidfd_send_signal(daemon, signal.SIGKILL)
+    home.daemon.wait()
+    os.close(daemon)
+    campaign.plan("-P", fifo, "-e", "inject=openat:error=ENOMEM:when=1..2")
+    campaign.start()
+    count = home.log("app").count("\n")
+    assert any(fifo in text for text in home.views()["app"].warnings)
+    wait_until(lambda: home.log("app").count("\n") > count + 100, "its lines")
+    numbers = [int(line) for line in home.log("app").splitlines()]
+    assert numbers == list(range(len(numbers))) and home.pid("app") == pid
+    assert not any(fifo in text for text in home.views()["app"].warnings)
 
 
 @pytest.mark.parametrize("error", ["ENOBUFS", "ENOMEM", "ETOOMANYREFS", "EAGAIN"])
