@@ -260,7 +260,9 @@ exec {words} -- {self._place} "$@"
 
     def traced(self, *options: str) -> list[str]:
         """Have the next daemon traced while it starts and works; the trace."""
-        self.trace.unlink(missing_ok=True)
+        if self.trace.exists():
+            # For whoever looks for the cause of what is found rounds later.
+            self.trace.rename(f"{self.trace}-{self.counts['rounds']}")
         before = self.daemon()
         self.plan(*options)
         os.kill(before, signal.SIGKILL)
