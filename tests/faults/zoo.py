@@ -27,8 +27,9 @@ last=${last:-none}
 case "$(cat /proc/$last/stat 2>/dev/null)" in
 "" | *") Z "* | *") X "*) ;;
 *)
-    mine=$(grep -czx -e "OXMGR_APP=$OXMGR_APP" -e "OXMGR_INSTANCE_ID=$OXMGR_INSTANCE_ID" /proc/$last/environ)
-    test "$mine" != 2 || echo double $last >> $ledger ;;
+    mine=$(grep -czx -e "LEDGER=$LEDGER" -e "OXMGR_APP=$OXMGR_APP" -e "OXMGR_INSTANCE_ID=$OXMGR_INSTANCE_ID" \\
+        /proc/$last/environ)
+    test "$mine" != 3 || echo double $last >> $ledger ;;
 esac
 echo start $$ >> $ledger
 run=$(grep -c start $ledger)
@@ -50,7 +51,7 @@ def note(text):
 try: lines = open(ledger).read().split("\\n")
 except FileNotFoundError: lines = []
 last = [line.split()[1] for line in lines if line.startswith("start")][-1:]
-own = [f"{name}={os.environ[name]}".encode() for name in ("OXMGR_APP", "OXMGR_INSTANCE_ID")]
+own = [f"{name}={os.environ[name]}".encode() for name in ("LEDGER", "OXMGR_APP", "OXMGR_INSTANCE_ID")]
 try:
     alive = bool(last) and ") Z " not in open(f"/proc/{last[0]}/stat").read()
     alive = alive and set(own) <= set(open(f"/proc/{last[0]}/environ", "rb").read().split(b"\\0"))
@@ -260,9 +261,11 @@ def alive(home: Home, name: str) -> list[int]:
     for run in runs(home, name, 0):
         try:
             state = Path(f"/proc/{run.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            born = Path(f"/proc/{run.pid}/environ").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if state != "Z":
+        # The number may be another's by now.
+        if state != "Z" and f"LEDGER={home.folder}/ledger".encode() in born and f"OXMGR_APP={name}".encode() in born:
             found.append(run.pid)
     return found
 
