@@ -190,11 +190,9 @@ class Chore:
     def _on_said(self, _: int) -> None:
         try:
             data = os.read(self._reading, 65536)
-        except BlockingIOError:
-            return
         except OSError:
-            # What it prints is told of it and no more; how it ends is what counts.
-            data = b""
+            # Not now; what it prints is for telling alone, and how it ends is what counts.
+            return
         self._said = (self._said + data)[-KEPT:]
         if not data:
             self._stop_reading()

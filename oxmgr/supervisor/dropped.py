@@ -3,6 +3,8 @@ daemon tells of what a killed one has dropped. What it was dropping at that very
 
 import os
 
+from oxmgr.supervisor.native import read_whole
+
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -28,8 +30,7 @@ def save(fifo: str, count: int, why: str) -> None:
 def load(fifo: str) -> tuple[int, str]:
     """The count and why; 0 and "" when there is none."""
     try:
-        with open(_path(fifo), "rb", 0) as file:
-            count, why, _ = file.read(8192).split(b"\n", 2)
+        count, why, _ = read_whole(_path(fifo)).split(b"\n", 2)
         return int(count), os.fsdecode(why)
     except (OSError, ValueError):
         return 0, ""

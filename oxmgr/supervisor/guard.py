@@ -33,6 +33,7 @@ FD = 3
 PATIENCE = 5.0
 AGAIN = 0.05
 """Seconds until what the kernel had no memory for is tried again: no fd tells when it has."""
+NOT_NOW = (*(errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS), *(errno.EMFILE, errno.ENOSPC, errno.EIO))
 DEAD = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _SIZE = 24 + NAME_SIZE
 _FD_SIZE = 4
@@ -230,6 +231,9 @@ class Guard:
         except OSError as error:
             if error.errno in DEAD:
                 # Which is heard of by reading.
+                return True
+            if error.errno not in NOT_NOW:
+                self.say(f"the guard cannot be told: {error.strerror}")
                 return True
             self._is_full = error.errno == errno.EAGAIN
             if not self._is_full and not self._unsent:

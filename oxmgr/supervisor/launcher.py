@@ -378,7 +378,10 @@ class Launcher:
             instance.outputs, instance.wired = other.outputs, other.wired
         if instance.outputs and instance.wired is not None and _wiring(instance.wired) == _wiring(spec):
             return ""
-        self._close_outputs(instance)
+        for output in instance.outputs:
+            output.drain()
+        self.outputs.lay_aside(instance.outputs)
+        instance.outputs = ()
         try:
             instance.outputs = self.outputs.make(instance)
             instance.wired = spec
@@ -402,7 +405,10 @@ class Launcher:
         if instance.outputs or instance.gone:
             return
         self._read(instance)
-        if instance.outputs and instance.down:
+        if self.beside(instance) is not None:
+            # Which still prints to them.
+            instance.outputs = () if instance.down else instance.outputs
+        elif instance.outputs and instance.down:
             self.put_away(instance)
 
     def pick_up(self, instance: "Instance") -> None:

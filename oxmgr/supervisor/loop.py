@@ -50,13 +50,16 @@ class Loop:
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._fresh: set[int] = set()
         self._late: dict[int, int] = {}
+        self._is_short = False
         self._timerfd = native.timerfd()
         self._timers: list[tuple[float, int, Timer]] = []
         self._cancelled = 0
         self._armed: float | None = None
         self._serial = 0
         self._going = True
-        self.add(self._timerfd, READ, self._on_timer)
+        # Not later: what is late is asked for again by a timer.
+        self._epoll.register(self._timerfd, READ)
+        self._callbacks[self._timerfd] = self._on_timer
 
     def add(self, fd: int, events: int, callback: "Callable[[int], object]") -> None:
         """Call `callback(events)` when the fd has one of the events; later than that while the kernel has no memory.
@@ -82,18 +85,25 @@ class Loop:
             raise error
         if not self._late:
             self.at(time.monotonic() + AGAIN, self._ask_again)
+            if not self._is_short:
+                self.failed(error)
+        self._is_short = True
         self._late[fd] = events
 
     def _ask_again(self) -> None:
         late, self._late = self._late, {}
         for fd, events in late.items():
+            self.call(self._ask, fd, events)
+        self._is_short = bool(self._late)
+
+    def _ask(self, fd: int, events: int) -> None:
+        try:
             try:
-                try:
-                    self._epoll.modify(fd, events)
-                except FileNotFoundError:
-                    self._epoll.register(fd, events)
-            except OSError as error:
-                self._ask_later(fd, events, error)
+                self._epoll.modify(fd, events)
+            except FileNotFoundError:
+                self._epoll.register(fd, events)
+        except OSError as error:
+            self._ask_later(fd, events, error)
 
     def remove(self, fd: int) -> None:
         """To be called before the fd is closed: a copy of it in a child would go on telling of it (epoll(7)).

@@ -128,7 +128,7 @@ class Output:
     def drain(self) -> None:
         """All that is there by now."""
         left = LAST_BYTES
-        while left > 0 and self.pipe.waiting() and (moved := self.move(min(left, BUDGET))):
+        while left > 0 and not self._blocked and self.pipe.waiting() and (moved := self.move(min(left, BUDGET))):
             left -= moved
 
     def finish(self) -> None:
@@ -161,6 +161,10 @@ class Output:
         again = self.log.again()
         if again is not None and self._notice is None:
             self._notice = self._outputs.loop.at(again, self._on_notice)
+
+    def move_soon(self) -> None:
+        """Though nothing comes: there is something that has left the pipe already."""
+        self._notice = self._outputs.loop.at(time.monotonic(), self._on_notice)
 
     def _on_notice(self) -> None:
         self._notice = None
@@ -285,6 +289,8 @@ class Output:
                 timer.cancel()
         if isinstance(self.log, SinkLog):
             self.log.forget()
+        # The number may soon be another's.
+        self._blocked = True
         self._outputs.loop.remove(self.pipe.fd)
         self.log.close()
         self._outputs.forget(self)

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import time
 
 from oxmgr.model.logpaths import default_log_paths, log_paths
 from oxmgr.model.spec import Spec, instance_name
@@ -10,14 +9,14 @@ from oxmgr.supervisor import dropped
 from oxmgr.supervisor.archive import Archive
 from oxmgr.supervisor.compressing import Compressor
 from oxmgr.supervisor.linelog import LineLog
-from oxmgr.supervisor.output import BUDGET, NULL, OWN, Direct, Output
+from oxmgr.supervisor.output import NULL, OWN, Direct, Output
 from oxmgr.supervisor.rawlog import RawLog
 from oxmgr.supervisor.sinks import PRIORITIES, Journal, JournalLog, SinkLog, Stdout, StdoutLog
 from oxmgr.supervisor.spool import Spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from oxmgr.model.places import Places
     from oxmgr.supervisor.background import Background
@@ -59,15 +58,32 @@ class Outputs:
 
     def make(self, instance: "Instance") -> "tuple[Output | Direct, ...]":
         """What its fds 1 and 2 go to: one for both when it is the same file. OSError."""
-        out = self._make(instance, 1)
-        if is_shared(instance.app.spec):
-            return (out,)
+        made: list[Output | Direct] = []
         try:
-            return out, self._make(instance, 2)
+            made.append(self._make(instance, 1))
+            if not is_shared(instance.app.spec):
+                made.append(self._make(instance, 2))
         except OSError:
-            if isinstance(out, Output):
-                self._unread[out.name] = out.release()
+            self.lay_aside(made)
+            for name in _names(instance):
+                kept = self.guard.claim(name)
+                if kept >= 0:
+                    self._unread[name] = kept
             raise
+        self._close_unread(instance)
+        return tuple(made)
+
+    def lay_aside(self, outputs: "Iterable[Output | Direct]") -> None:
+        """They end, and others are made: what is in their pipes is for those."""
+        for output in outputs:
+            if isinstance(output, Output):
+                self._unread[output.name] = output.release()
+
+    def _close_unread(self, instance: "Instance") -> None:
+        for name in _names(instance):
+            if name in self._unread:
+                self.guard.forget(name)
+                os.close(self._unread.pop(name))
 
     def _make(self, instance: "Instance", number: int) -> Output | Direct:
         spec = instance.app.spec
@@ -79,11 +95,11 @@ class Outputs:
         try:
             output = Output(self, spec, instance.index, number, name, pipe)
             output.look()
+            if _is_behind(output.fifo):
+                output.move_soon()
         except OSError:
             self._unread[name] = pipe if output is None else output.release()
             raise
-        if _is_behind(output.fifo):
-            self.loop.at(time.monotonic(), lambda: output.move(BUDGET))
         return output
 
     def _open_pipe(self, instance: "Instance", number: int, name: str) -> int:
@@ -171,11 +187,8 @@ class Outputs:
         """The pipes of one that is deleted."""
         for path in default_log_paths(instance.app.spec.name, instance.index, self.places.logs):
             self._fallen.pop(path, None)
+        self._close_unread(instance)
         for kind in KINDS.values():
-            name = f"{instance.pipes}.{kind}"
-            if name in self._unread:
-                self.guard.forget(name)
-                os.close(self._unread.pop(name))
             path = self.places.pipe(instance.pipes, kind)
             Spool(path).remove()
             dropped.forget(path)
@@ -244,6 +257,10 @@ def is_spooled(spec: Spec) -> bool:
 def plumbing(spec: Spec) -> tuple[str, str, bool]:
     """What cannot be changed while an app runs: what its fds 1 and 2 are."""
     return direct_path(spec, 1), direct_path(spec, 2), is_shared(spec)
+
+
+def _names(instance: "Instance") -> list[str]:
+    return [f"{instance.pipes}.{kind}" for kind in KINDS.values()]
 
 
 def _is_behind(fifo: str) -> bool:

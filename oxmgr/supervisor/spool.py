@@ -171,8 +171,7 @@ class Spool:
     def has_left(self) -> bool:
         """Whether a daemon before has left something in it, or may have."""
         try:
-            with open(self._record, "rb", 0) as file:
-                block = unpack(file.read(RECORD_SIZE))
+            block = unpack(native.read_whole(self._record)[:RECORD_SIZE])
             return block is None or block.end > block.start or os.stat(self.path).st_size > block.start
         except FileNotFoundError:
             return False

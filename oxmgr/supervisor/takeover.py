@@ -191,6 +191,9 @@ class Takeover:
     def _adopt(self, instance: "Instance", seen: "Observed") -> bool:
         """Go on with a main process that an earlier daemon started; False when it is not there any more."""
         fleet = self._fleet
+        if not seen.ticks and seen.pid and descendants.born_as(seen.pid) == instance.owner:
+            # The daemon that has started it could not look when it began (EMFILE, say).
+            seen = replace(seen, ticks=process.start_ticks(seen.pid))
         main = process.adopt(seen.pid, seen.ticks)
         if main is None:
             return False
@@ -286,7 +289,9 @@ class Takeover:
         """What is known of it, and nothing that is not."""
         if seen.pid in self._own_ends:
             return self._own_ends[seen.pid]
-        end = self._ends.get((seen.pid, seen.ticks))
+        # When it began may not be known; of those that have ended since the last daemon did, a number is one process's.
+        ends = {pid: end for (pid, ticks), end in self._ends.items() if seen.ticks in (ticks, 0)}
+        end = ends.get(seen.pid)
         # Where nobody has reaped it yet, the kernel still has it.
         zombie = process.zombie_exit(seen.pid) if process.start_ticks(seen.pid) == seen.ticks else None
         # Or a daemon had reaped it, and died before it could do more.

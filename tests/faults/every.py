@@ -7,8 +7,8 @@ the guard) dies at the first, second, … of each name, until the path has no mo
 twice, no run was cut short, each end is the true one, what runs has the same pid, no zombie, no line lost. Those of the
 main thread are meant; with `--threads`, those of each thread, for names that no child calls before it executes.
 
-With `--errors`, `all` or names with commas between, nobody dies: each of those calls that can fail fails with each of
-these, and the same must be true, but that a command may be refused and a start be said to have failed.
+With `--errors`, `all` or names with commas between, each of those calls that can fail fails with each of these; then the
+daemon dies, and the same must be true, but that a command may be refused and a start be said to have failed.
 
 Homes (`--jobs`) are at it at the same time, and share the list. `--from` goes on at that number of it, `--seconds` is
 how long.
@@ -281,8 +281,18 @@ class Sweep(Campaign):
         met = "+++ killed by SIGKILL" in trace and not self.outlived if fault == DEATH else "(INJECTED)" in trace
         self._after(before)
         next(steps, None)
+        if self.fails and path != "takeover":
+            self._follow()
         self._check()
         return met
+
+    def _follow(self) -> None:
+        """What is on record after a failure is what the next daemon goes by."""
+        before, pids = self.daemon(), {view.name: view.pid for view in self.home.views().values()}
+        os.kill(before, signal.SIGKILL)
+        self.home.another_than(before)
+        assert {view.name: view.pid for view in self.home.views().values()} == pids
+        self._after(before)
 
     def _after(self, before: int) -> None:
         assert self.home.daemon is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from oxmgr.client.connection import NoDaemon
+from oxmgr.model.messages import Act
 from oxmgr.model.spec import NEVER
 from tests.conftest import Heir, Home, wait_until
 from tests.faults import deaths, every
@@ -68,6 +69,34 @@ def test_whatever_a_takeover_cannot_watch_at_once_is_watched_later(empty_home: H
     most = every.dry(sweep, "takeover")["epoll_ctl"]
     met = [sweep.meet("takeover", "epoll_ctl", number, "error=ENOMEM") for number in range(1, most + 1)]
     assert sum(met) > 20
+    sweep.end()
+
+
+def test_what_was_left_of_one_that_is_down_is_told_and_then_let_go(empty_home: Home) -> None:
+    home = empty_home
+    campaign = deaths.Campaign(home)
+    campaign.start()
+    home.apply(home.sh("app", "echo one", restart=NEVER))
+    home.until("app", lambda view: view.status == "exited", "its end")
+    wait_until(lambda: home.log("app"), "its line")
+    Path(f"{home.places.run}/app:0.out.dropped").write_text("10\nno room\n")
+    before = campaign.daemon()
+    os.kill(before, signal.SIGKILL)
+    home.another_than(before)
+    told = "one\noxmgr: 10 bytes were dropped here: no room\n"
+    wait_until(lambda: home.log("app") == told, "what was dropped to be told")
+    home.request(Act("start", ["app"]))
+    wait_until(lambda: home.log("app") == told + "one\n", "its line")
+
+
+def test_what_a_start_could_not_look_at_is_no_reason_to_start_again(empty_home: Home) -> None:
+    home = empty_home
+    home.guarded = True
+    sweep = every.Sweep(home, threads=False)
+    sweep.begin()
+    most = every.dry(sweep, "exit")["openat"]
+    met = [sweep.meet("exit", "openat", number, "error=EMFILE") for number in range(1, most + 1)]
+    assert sum(met) > 5
     sweep.end()
 
 

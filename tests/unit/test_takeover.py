@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oxmgr.supervisor import cgroup
+from oxmgr.supervisor import cgroup, native
 from oxmgr.supervisor.locks import _is_lock
 from oxmgr.supervisor.takeover import _is_there
 
@@ -28,7 +28,7 @@ def test_a_cgroup_that_cannot_be_looked_at_is_not_taken_for_gone(monkeypatch: py
     def fails(path: str) -> bytes:
         raise OSError(errno.EMFILE, "not now")
 
-    monkeypatch.setattr(cgroup, "_read", fails)
+    monkeypatch.setattr(native, "read_whole", fails)
     with pytest.raises(OSError, match="not now"):
         cgroup.folder_of(os.getpid(), "/")
 
