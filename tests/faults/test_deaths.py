@@ -11,7 +11,7 @@ from oxmgr.client.connection import NoDaemon
 from oxmgr.model.messages import Act
 from oxmgr.model.spec import NEVER
 from tests.conftest import Heir, Home, wait_until
-from tests.faults import deaths, every
+from tests.faults import deaths, every, zoo
 
 
 def test_deaths_and_failures_lose_no_line_and_start_nobody_twice(empty_home: Home) -> None:
@@ -70,6 +70,28 @@ def test_whatever_a_takeover_cannot_watch_at_once_is_watched_later(empty_home: H
     met = [sweep.meet("takeover", "epoll_ctl", number, "error=ENOMEM") for number in range(1, most + 1)]
     assert sum(met) > 20
     sweep.end()
+
+
+@pytest.mark.parametrize("which", ["out.at", "err.at"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_one_of_two_pipes_that_cannot_be_had_at_once_costs_no_line(empty_home: Home, which: str, number: int) -> None:
+    home = empty_home
+    campaign = deaths.Campaign(home)
+    campaign.start()
+    kind = campaign.kinds["restarted"]
+    home.apply(kind.spec)
+    wait_until(lambda: home.log("restarted"), "its first line")
+    campaign.plan("-P", f"{home.places.run}/restarted:0.{which}", "-e", f"inject=openat:error=ENOSPC:when={number}")
+    before = campaign.daemon()
+    os.kill(before, signal.SIGKILL)
+    home.another_than(before)
+    home.request(Act("restart", ["restarted"]))
+    wait_until(lambda: home.log("restarted").endswith("2 5\n"), "a line of its second run")
+    home.request(Act("stop", ["restarted"]))
+    home.until("restarted", lambda view: view.status == "stopped", "its end")
+    runs = zoo.runs(home, "restarted", 0)
+    wait_until(lambda: home.log("restarted").endswith(f"2 {(runs[1].lines or 0) - 1}\n"), "its last line")
+    zoo.check_lines(home, kind, 0)
 
 
 def test_what_was_left_of_one_that_is_down_is_told_and_then_let_go(empty_home: Home) -> None:

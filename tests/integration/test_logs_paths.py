@@ -12,7 +12,7 @@ import pytest
 
 from oxmgr.client.connection import Refused
 from oxmgr.model.messages import Act, FlushLogs, ReopenLogs
-from oxmgr.model.spec import Logs, Spec
+from oxmgr.model.spec import NEVER, Logs, Spec
 from tests.conftest import Home, wait_until
 
 TICK = "while :; do echo tick; sleep 0.02; done"
@@ -420,3 +420,17 @@ def test_a_file_that_somebody_has_a_lease_of_is_waited_for(home: Home) -> None:
     wait_until(lambda: len(path.read_text().splitlines()) == 20_000, "all of its lines")
     assert path.read_text() == "".join(f"line {number}\n" for number in range(20_000))
     home.until("app", lambda view: not view.warnings)
+
+
+def test_what_waits_for_one_log_goes_to_the_next(home: Home) -> None:
+    path = Path(home.places.logs) / "app.out.log"
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        home.apply(home.sh("app", "echo last words", restart=NEVER))
+        home.until("app", lambda view: view.status == "exited", "its end")
+        other = home.folder / "other.log"
+        home.apply(home.sh("app", "echo last words", restart=NEVER, log_file=str(other)))
+        home.request(Act("start", ["app"]))
+        wait_until(lambda: other.exists() and other.read_text() == "last words\nlast words\n", "both lines")
+    assert path.read_text() == ""
