@@ -427,10 +427,9 @@ def test_what_waits_for_one_log_goes_to_the_next(home: Home) -> None:
     path.parent.mkdir(exist_ok=True)
     with open(path, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        home.apply(home.sh("app", "echo last words", restart=NEVER))
+        home.apply(home.sh("app", "echo first", restart=NEVER))
         home.until("app", lambda view: view.status == "exited", "its end")
         other = home.folder / "other.log"
-        home.apply(home.sh("app", "echo last words", restart=NEVER, log_file=str(other)))
-        home.request(Act("start", ["app"]))
-        wait_until(lambda: other.exists() and other.read_text() == "last words\nlast words\n", "both lines")
+        home.apply(home.sh("app", "echo second", restart=NEVER, log_file=str(other)))
+        wait_until(lambda: other.exists() and other.read_text() == "first\nsecond\n", "both lines")
     assert path.read_text() == ""
