@@ -70,13 +70,23 @@ def _add_children(path: str, found: list[bytes]) -> bool:
     return True
 
 
+def _is_executing(pid: int) -> bool:
+    """Of one whose environment may be read: it has no place for one (proc(5), stat field 50, env_start)."""
+    stat = read_stat(pid)
+    return stat is not None and stat[0] not in (b"Z", b"X") and stat[47:48] == [b"0"]
+
+
 def born_as(pid: int) -> "Owner | None":
     """The instance whose start gave a process its environment; None for one of another user. OSError when it
-    cannot be looked at."""
+    cannot be looked at: BlockingIOError while it executes, when it has left the one environment and has not the other
+    yet (fs/binfmt_elf.c, create_elf_tables)."""
     try:
-        words = read_whole(f"/proc/{pid}/environ").split(b"\0")
+        data = read_whole(f"/proc/{pid}/environ")
     except (*_GONE, PermissionError):
         return None
+    if not data and _is_executing(pid):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    words = data.split(b"\0")
     found = {key: value for key, _, value in (word.partition(b"=") for word in words) if key in _MARKS}
     app, index, run = (found.get(mark, b"") for mark in _MARKS)
     run = run or b"0"

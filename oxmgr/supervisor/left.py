@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from oxmgr.supervisor.trees import Trees
 
 _CHORE = "chore"
+_LOOKS = 100
+"""Of a millisecond each, at who executes just now."""
 
 
 def left_behind(trees: "Trees", guard: "Guard", run: str) -> "dict[Owner, list[int]]":
@@ -30,12 +32,21 @@ def left_behind(trees: "Trees", guard: "Guard", run: str) -> "dict[Owner, list[i
         guards = {*descendants.children(guard.pid)} if guard.pid else set()
         for pid in pids:
             if pid != os.getpid() and (pid in guards or _prints_to(run, pid)):
-                owner = descendants.born_as(pid)
+                owner = _born_as(pid)
                 if owner is not None:
                     found.setdefault(owner, []).append(pid)
     except OSError:
         pass
     return found
+
+
+def _born_as(pid: int) -> "Owner | None":
+    for _ in range(_LOOKS):
+        try:
+            return descendants.born_as(pid)
+        except BlockingIOError:
+            time.sleep(0.001)
+    return descendants.born_as(pid)
 
 
 def _prints_to(run: str, pid: int) -> bool:

@@ -257,7 +257,10 @@ def _moments() -> "Iterator[None]":
 
 def _is_of(start: Start, cgroups: "Cgroups") -> bool:
     folder = cgroup.folder_of(start.pid, cgroups.mount)
-    return bool(cgroups.own_folder(folder, start.folder)) or descendants.born_as(start.pid) == start.owner
+    try:
+        return bool(cgroups.own_folder(folder, start.folder)) or descendants.born_as(start.pid) == start.owner
+    except BlockingIOError:
+        return False
 
 
 def _is_ended_unbegun(start: Start) -> bool:

@@ -110,7 +110,8 @@ def test_a_command_whose_daemon_is_killed_meanwhile_ends_with_3(ox: Ox) -> None:
 
 def test_one_that_takes_long_and_answers_others_is_not_told_to_hang(home: Home) -> None:
     told: list[str] = []
-    home.apply(home.sh("app", "trap 'sleep 5; exit' TERM; while :; do sleep 0.1; done", stop_mode="main"))
+    home.apply(home.sh("app", "trap 'sleep 5; exit' TERM; echo up; while :; do sleep 0.1; done", stop_mode="main"))
+    wait_until(lambda: home.log("app"), "its trap")
     began = time.monotonic()
     home.connect().request(Act("stop", ["app"]), hangs=told.append)
     assert time.monotonic() - began > 4.5 and not told
