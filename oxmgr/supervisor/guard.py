@@ -33,7 +33,7 @@ FD = 3
 PATIENCE = 5.0
 AGAIN = 0.05
 """Seconds until what the kernel had no memory for is tried again: no fd tells when it has."""
-NOT_NOW = (*(errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS), *(errno.EMFILE, errno.ENOSPC, errno.EIO))
+NOT_NOW = [getattr(errno, name) for name in ("EAGAIN", "ENOBUFS", "ENOMEM", "ETOOMANYREFS", "EMFILE", "ENOSPC", "EIO")]
 DEAD = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _SIZE = 24 + NAME_SIZE
 _FD_SIZE = 4

@@ -23,6 +23,7 @@ class Orphans:
     def __init__(self, mains: dict[int, Instance], owner: "Callable[[int], Owner | None]") -> None:
         self._mains = mains
         self._owner = owner
+        self._whole = True
         # As /proc writes them: to turn each into a number at each look would be most of what a look costs.
         self._here: set[bytes] = set()
         self._nobodys: set[bytes] = set()
@@ -33,7 +34,8 @@ class Orphans:
         self._with_guard: dict[Owner, list[int]] = {}
 
     def look(self) -> bool:
-        """Find those that are there now; False when that cannot be done, and then nothing is known."""
+        """Find those that are there now; False when that cannot be done, or not of each."""
+        self._whole = True
         try:
             here = {*descendants.children_words(os.getpid())}
             for word in self._here - here:
@@ -43,7 +45,15 @@ class Orphans:
                 self._add(word)
         except OSError:
             return False
-        return True
+        return self._whole
+
+    def _ask(self, pid: int) -> "Owner | None":
+        """Of who executes just now, nobody's for this look."""
+        try:
+            return self._owner(pid)
+        except BlockingIOError:
+            self._whole = False
+            return None
 
     def _look_at_guard(self) -> None:
         """It reaps its children at once, and their numbers may be others' then: so nothing of them is kept."""
@@ -51,13 +61,13 @@ class Orphans:
         guard = self.guard()
         for pid in descendants.children(guard) if guard else ():
             ours = pid in self._mains or pid == os.getpid()
-            owner = None if ours else self._owner(pid)
+            owner = None if ours else self._ask(pid)
             if owner is not None:
                 self._with_guard.setdefault(owner, []).append(pid)
 
     def _add(self, word: bytes) -> None:
         pid = int(word)
-        owner = None if pid in self._mains else self._owner(pid)
+        owner = None if pid in self._mains else self._ask(pid)
         self._here.add(word)
         self._nobodys.discard(word)
         if owner is not None:

@@ -213,10 +213,14 @@ class Trees:
         stat = process.read_stat(pid)
         if stat is not None and int(stat[1]) == os.getpid():
             return True
-        if stat is not None and int(stat[1]) == self.guard():
-            # Its number may be another's by now.
-            return self._owner(pid) == instance.owner
-        return instance.foreign and descendants.is_of_session(pid, instance.session, instance.owner)
+        try:
+            if stat is not None and int(stat[1]) == self.guard():
+                # Its number may be another's by now.
+                return self._owner(pid) == instance.owner
+            return instance.foreign and descendants.is_of_session(pid, instance.session, instance.owner)
+        except BlockingIOError:
+            # Not before it is known whose it is.
+            return False
 
     # --- the end of a tree ---
 

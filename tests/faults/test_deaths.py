@@ -61,14 +61,16 @@ def test_a_daemon_whose_guard_dies_while_it_starts_becomes_the_guard(empty_home:
     assert home.pid("app") == pid
 
 
-def test_whatever_a_takeover_cannot_watch_at_once_is_watched_later(empty_home: Home) -> None:
-    home = empty_home
-    home.guarded = True
-    sweep = every.Sweep(home, threads=False)
+@pytest.mark.parametrize(
+    ("path", "call", "error", "most"), [("takeover", "epoll_ctl", "ENOMEM", 20), ("exit", "openat", "EMFILE", 5)]
+)
+def test_whatever_fails_once_costs_nothing(empty_home: Home, path: str, call: str, error: str, most: int) -> None:
+    """What a takeover cannot watch, and what a start cannot look at."""
+    empty_home.guarded = True
+    sweep = every.Sweep(empty_home, threads=False)
     sweep.begin()
-    most = every.dry(sweep, "takeover")["epoll_ctl"]
-    met = [sweep.meet("takeover", "epoll_ctl", number, "error=ENOMEM") for number in range(1, most + 1)]
-    assert sum(met) > 20
+    numbers = range(1, every.dry(sweep, path)[call] + 1)
+    assert sum(sweep.meet(path, call, number, f"error={error}") for number in numbers) > most
     sweep.end()
 
 
@@ -109,17 +111,6 @@ def test_what_was_left_of_one_that_is_down_is_told_and_then_let_go(empty_home: H
     wait_until(lambda: home.log("app") == told, "what was dropped to be told")
     home.request(Act("start", ["app"]))
     wait_until(lambda: home.log("app") == told + "one\n", "its line")
-
-
-def test_what_a_start_could_not_look_at_is_no_reason_to_start_again(empty_home: Home) -> None:
-    home = empty_home
-    home.guarded = True
-    sweep = every.Sweep(home, threads=False)
-    sweep.begin()
-    most = every.dry(sweep, "exit")["openat"]
-    met = [sweep.meet("exit", "openat", number, "error=EMFILE") for number in range(1, most + 1)]
-    assert sum(met) > 5
-    sweep.end()
 
 
 def test_who_prints_to_a_pipe_that_cannot_be_opened_at_once_waits_until_it_can(empty_home: Home) -> None:

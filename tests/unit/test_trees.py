@@ -338,3 +338,24 @@ def test_a_child_of_a_stranger_that_has_a_parents_number_is_no_child() -> None:
         stranger.kill()
         stranger.wait(DEADLINE)
         os.close(handle)
+
+
+def test_who_executes_just_now_is_asked_again_and_hides_nobody_else() -> None:
+    first, second = (subprocess.Popen(["sleep", "1000"]) for _ in range(2))
+    asked: list[int] = []
+
+    def owner(pid: int) -> tuple[str, int, int]:
+        asked.append(pid)
+        if pid == first.pid and asked.count(pid) == 1:
+            raise BlockingIOError
+        return "app", pid, 0
+
+    try:
+        orphans = Orphans({}, owner)
+        assert not orphans.look() and second.pid in orphans._known
+        assert orphans.look() and first.pid in orphans._known
+        assert asked.count(second.pid) == 1
+    finally:
+        for one in (first, second):
+            one.kill()
+            one.wait()
