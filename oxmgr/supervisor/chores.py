@@ -12,6 +12,7 @@ from oxmgr.lifecycle.machine import describe_end
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import FIFO, NO_LIMITS
 from oxmgr.supervisor import descendants, limits, native, process
+from oxmgr.supervisor.helper import BESIDE
 from oxmgr.supervisor.left import chore_name
 from oxmgr.supervisor.loop import READ
 from oxmgr.supervisor.owners import NO_FAULT, SHORT
@@ -58,7 +59,6 @@ class Chores:
         return Chore(self, instance, command, timeout, done, env, self._serial)
 
     def ended(self, pid: int, end: "End") -> None:
-        self.trees.apart.discard(pid)
         chore = self._running.pop(pid, None)
         if chore is not None:
             chore.on_end(end)
@@ -79,7 +79,7 @@ class Chores:
             chore.on_end(end)
         elif pid:
             self._running[pid] = chore
-            self.trees.apart.add(pid)
+            BESIDE.add(pid)
 
 
 class _Into:

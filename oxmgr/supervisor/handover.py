@@ -11,7 +11,7 @@ from oxmgr.model.records import Newer, read_records
 from oxmgr.supervisor import guard as guards
 from oxmgr.supervisor import native
 from oxmgr.supervisor.health import refusal
-from oxmgr.supervisor.helper import end_helper
+from oxmgr.supervisor.helper import end_helper, start_beside
 from oxmgr.supervisor.loop import READ
 
 TYPE_CHECKING = False
@@ -242,7 +242,7 @@ class _Question:
         self._pidfd = -1
         self._timer: Timer | None = None
         try:
-            _, self._pidfd = native.spawn(argv, environ, b"", b"/", [null, said, said], [], 0o077)
+            _, self._pidfd = start_beside(argv, environ, [null, said, said])
         except OSError as error:
             os.close(self._reading)
             done(f"{words[0]}: {error.strerror}")

@@ -6,6 +6,10 @@ from _signal import SIGKILL, pidfd_send_signal
 
 from oxmgr.supervisor import native
 
+BESIDE: set[int] = set()
+"""The pids of children that are no app's, and not reaped yet: helpers, and commands that were born as what they are run
+for. Of what just executes nothing says whose it is, and a helper would be taken for what an app has left."""
+
 
 def start_helper(
     name: str,
@@ -21,7 +25,16 @@ def start_helper(
     package = __file__.rpartition("/supervisor/")[0]
     command = [sys.executable, "-I", "-S", f"{package}/__main__.py", name, ":".join(sys.path[1:]), *words]
     argv = os.fsencode("".join(f"{word}\0" for word in command))
-    return native.spawn(argv, environ, b"", b"/", fds, [], 0o077, cgroup=cgroup, nice=nice, network=network)
+    return start_beside(argv, environ, fds, cgroup=cgroup, nice=nice, network=network)
+
+
+def start_beside(
+    argv: bytes, environ: bytes, fds: list[int], *, cgroup: int = -1, nice: int | None = None, network: int = -1
+) -> tuple[int, int]:
+    """Of the loop's thread alone. As native.spawn."""
+    pid, pidfd = native.spawn(argv, environ, b"", b"/", fds, [], 0o077, cgroup=cgroup, nice=nice, network=network)
+    BESIDE.add(pid)
+    return pid, pidfd
 
 
 def end_helper(pidfd: int) -> None:

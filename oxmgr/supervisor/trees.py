@@ -12,6 +12,7 @@ from _signal import SIGCONT, SIGKILL
 
 from oxmgr.supervisor import cgroup, descendants, native, process
 from oxmgr.supervisor.cgroup import Cgroups
+from oxmgr.supervisor.helper import BESIDE
 from oxmgr.supervisor.loop import PRIORITY
 from oxmgr.supervisor.orphans import Look, Orphans
 
@@ -46,8 +47,6 @@ class Trees:
         self.cgroups = cgroups
         self.apps: dict[str, App] = {}
         self.mains: dict[int, Instance] = {}
-        self.apart: set[int] = set()
-        """Children of ours that are of no instance, though they were born as one."""
         self.emptied: Callable[[Instance], None] = lambda instance: None
         self._loop = loop
         self._sessions: dict[int, Instance] = {}
@@ -94,6 +93,7 @@ class Trees:
 
     def reaped(self, pid: int) -> None:
         """Some other child of ours has ended and is reaped."""
+        BESIDE.discard(pid)
         self._orphans.forget(pid)
 
     def forget(self, instance: "Instance") -> None:
@@ -110,7 +110,7 @@ class Trees:
         return Look(self._orphans)
 
     def _owner(self, pid: int) -> "Owner | None":
-        if pid in self.apart:
+        if pid in BESIDE:
             return None
         try:
             owner = self._sessions.get(os.getsid(pid))

@@ -16,6 +16,7 @@ import pytest
 from oxmgr.model.spec import Spec
 from oxmgr.supervisor import cgroup, descendants
 from oxmgr.supervisor.cgroup import Cgroups
+from oxmgr.supervisor.helper import end_helper, start_beside
 from oxmgr.supervisor.instance import App, Instance
 from oxmgr.supervisor.loop import Loop
 from oxmgr.supervisor.orphans import Orphans
@@ -359,3 +360,20 @@ def test_who_executes_just_now_is_asked_again_and_hides_nobody_else() -> None:
         for one in (first, second):
             one.kill()
             one.wait()
+
+
+def test_what_runs_beside_the_apps_is_no_apps_orphan(walk: Fleet) -> None:
+    app = walk.instance()
+    null = os.open("/dev/null", os.O_RDWR)
+    argv, environ = b"\0".join((b"/bin/sleep", b"1000", b"")), b"OXMGR_APP=app\0OXMGR_INSTANCE_ID=0\0"
+    pid, pidfd = start_beside(argv, environ, [null] * 3)
+    try:
+        assert app not in walk.trees.orphans(), "nor while it executes"
+        wait_until(lambda: not descendants._is_executing(pid), "that it runs")
+        assert descendants.born_as(pid) == app.owner and app not in walk.trees.orphans()
+        walk.trees.reaped(pid)
+        assert app in walk.trees.orphans(), "whoever has its number later is looked at"
+    finally:
+        end_helper(pidfd)
+        os.close(null)
+        os.waitpid(pid, 0)
