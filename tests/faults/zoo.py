@@ -169,7 +169,8 @@ def runs(home: Home, name: str, index: int) -> list[Run]:
     path = home.folder / "ledger" / f"{name}.{index}"
     if not path.exists():
         return []
-    for line in path.read_text().splitlines():
+    # A write over the end of a page is there in two steps.
+    for line in path.read_text().rpartition("\n")[0].splitlines():
         word, pid, *rest = line.split()
         assert word != "double", f"{name}: a second copy beside {pid}"
         if word == "start":
