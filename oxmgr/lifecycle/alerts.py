@@ -134,7 +134,8 @@ def classify(was: Trouble, event: Event, spec: Spec, now: float) -> tuple[Troubl
     if event.kind in ("exited", "stopped", "started"):
         return replace(was, dying=False), ""
     if event.kind == "unhealthy":
-        return replace(was, dying=True), UNHEALTHY
+        # For who is not told of that, its end is news.
+        return replace(was, dying=was.dying or UNHEALTHY in spec.alerts.on), UNHEALTHY
     return was, SAME.get(event.kind, "")
 
 

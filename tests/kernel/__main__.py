@@ -86,7 +86,10 @@ def run(kernel: Kernel, arguments: list[str], folder: Path) -> int:
     (folder / "tmp").mkdir()
     (out / "output").touch()
     mark = f"written-in-the-guest-{uuid.uuid4().hex}"
-    guest = ["sh", str(REPOSITORY / "tests/kernel/guest.sh"), str(REPOSITORY), sys.base_prefix, kernel.release, mark]
+    guest = [
+        *("sh", str(REPOSITORY / "tests/kernel/guest.sh"), str(REPOSITORY), sys.base_prefix),
+        *(kernel.release, str(kernel.modules), mark),
+    ]
     started = time.monotonic()
     with open(folder / "console", "wb") as console, open(out / "output", "rb") as output:
         vm = subprocess.Popen(

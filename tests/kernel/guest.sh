@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs inside the VM, as its only program: guest.sh REPOSITORY PYTHON_PREFIX RELEASE MARK SECONDS [pytest's arguments…]
+# Runs inside the VM, as its only program: guest.sh REPOSITORY PYTHON_PREFIX RELEASE MODULES MARK SECONDS [pytest's arguments…]
 # Writes pytest's output and its exit code into /run/out, the one folder that the host shares for writing.
-repository=$1 prefix=$2 seconds=$5
-export KERNEL_VM="$3" WRITTEN_IN_THE_GUEST="$4"
-shift 5
+repository=$1 prefix=$2 modules=$4 seconds=$6
+export KERNEL_VM="$3" WRITTEN_IN_THE_GUEST="$5"
+shift 6
 exec </dev/null >/run/out/output 2>&1
 
 # The root is mounted without a cache, and every import would ask the host anew: thrice the time. So the same root, which
@@ -11,7 +11,6 @@ exec </dev/null >/run/out/output 2>&1
 set -e
 umount /run/root
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=524288,cache=loose virtme.initmount1 /run/root
-modules=$(readlink -f "/lib/modules/$KERNEL_VM")
 mkdir -p /run/usr/upper /run/usr/work /run/tests
 mount -t overlay -o lowerdir=/run/root/usr,upperdir=/run/usr/upper,workdir=/run/usr/work usr /usr
 mkdir -p /usr/lib/modules

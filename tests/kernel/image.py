@@ -17,6 +17,7 @@ class CannotGetKernel(Exception):
 class Kernel(NamedTuple):
     release: str
     image: Path
+    modules: Path
 
 
 def get_kernel(folder: Path) -> Kernel:
@@ -36,7 +37,8 @@ def get_kernel(folder: Path) -> Kernel:
 
 def kernel_in(whole: Path) -> Kernel:
     [image] = whole.glob("boot/vmlinuz-*")
-    return Kernel(image.name.removeprefix("vmlinuz-"), image)
+    release = image.name.removeprefix("vmlinuz-")
+    return Kernel(release, image, whole / "lib" / "modules" / release)
 
 
 def download(folder: Path) -> Path:

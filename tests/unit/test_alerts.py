@@ -187,6 +187,10 @@ def test_what_is_unhealthy_is_told_once_and_is_no_crash() -> None:
     assert (app.kinds, app.counts) == (["unhealthy", "unhealthy"], [1, LOOP_CRASHES])
     app("crashed")
     assert app.kinds[2:] == ["crash"]
+    app = App(("crash",))
+    app("unhealthy")
+    app("crashed")
+    assert app.kinds == ["crash"], "who is not told of the one is told of the other"
 
 
 def test_who_wants_no_loops_has_them_told_as_crashes_and_no_oftener() -> None:
@@ -241,19 +245,21 @@ def test_whatever_happens_all_is_told_and_never_often(
             event == kind for event, _, _ in history
         )
     if "crash" in on and "errored" not in on:
-        assert sum(one.count for _, one in app.told if one.kind in ("crash", "crash_loop", "oom")) == _ends(history)
+        assert sum(one.count for _, one in app.told if one.kind in ("crash", "crash_loop", "oom")) == _ends(history, on)
     assert due(app.state) is None
     for _, message in app.told:
         assert message.last.event.instance in message.counts and summary(message)
 
 
-def _ends(history: list[tuple[str, str, float]]) -> int:
-    """Crashes, where one that ran out of memory is told as that."""
+def _ends(history: list[tuple[str, str, float]], on: set[str]) -> int:
+    """Crashes, where one that ran out of memory is told as that, and one that is unhealthy as that alone."""
     dying: dict[str, bool] = {}
     count = 0
     for kind, instance, _ in history:
         if kind == "oom":
             count, dying[instance] = count + 1, True
+        elif kind == "unhealthy":
+            dying[instance] = dying.get(instance, False) or "unhealthy" in on
         elif kind == "crashed":
             count += not dying.get(instance)
             dying[instance] = False
