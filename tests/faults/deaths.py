@@ -253,10 +253,12 @@ exec {words} -- {self._place} "$@"
         self._start_or_adopt()
 
     def _note_unread(self) -> None:
-        """What ends while daemon and guard are both dead has nobody who holds its pipes."""
+        """What ends while daemon and guard are both dead has nobody who holds its pipes; also what has been started and
+        has not written so yet."""
         for kind in self.kinds.values():
             for index in range(kind.spec.instances):
-                self.unread[kind.spec.name, index].add(len(zoo.runs(self.home, kind.spec.name, index)))
+                count = len(zoo.runs(self.home, kind.spec.name, index))
+                self.unread[kind.spec.name, index] |= {count, count + 1}
 
     def traced(self, *options: str) -> list[str]:
         """Have the next daemon traced while it starts and works; the trace."""

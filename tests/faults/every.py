@@ -1,11 +1,16 @@
 """`python -m tests.faults.deaths --every CALLS`: the daemon is killed at every system call of a path in turn.
 
-    python -m tests.faults.deaths --every all --paths spawn,exit [--errors all] [--from N] [--walk] [--threads] [--jobs N]
+    python -m tests.faults.deaths --every all --paths spawn,exit [--errors all] [--from N] [--both] [--walk] [--threads]
+        [--jobs N]
 
 CALLS are `all` or names with commas between. The calls of a path are counted first; then the daemon (on the path `keep`:
 the guard) dies at the first, second, … of each name, until the path has no more of them. After each: nobody was started
-twice, no run was cut short, each end is the true one, what runs has the same pid, no zombie, no line lost. Those of the
-main thread are meant; with `--threads`, those of each thread, for names that no child calls before it executes.
+twice, no run was cut short, each end is the true one, what runs has the same pid, no zombie, no line lost, no fd more
+than without a fault. Those of the main thread are meant; with `--threads`, those of each thread, for names that no child
+calls before it executes.
+
+With `--both` the guard dies at the same moment: it is halted before and killed after. Then the code of an end may be
+unknown, and the last lines of what has ended meanwhile may be missing.
 
 With `--errors`, `all` or names with commas between, each of those calls that can fail fails with each of these; then the
 daemon dies, and the same must be true, but that a command may be refused and a start be said to have failed.
@@ -31,11 +36,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oxmgr.client.connection import NoDaemon
-from oxmgr.model.messages import Act, Apply
+from oxmgr.model.messages import Act, Apply, InstanceView
 from oxmgr.model.spec import NEVER, Logs, Sandbox, Spec
 from tests.conftest import WITHOUT_CGROUPS, Home, children, end_tree, wait_until
 from tests.faults import zoo
-from tests.faults.deaths import ERRORS, FAILING, PATIENCE, Campaign, attach, descendants, detach, zombies
+from tests.faults.deaths import ERRORS, FAILING, PATIENCE, Campaign, attach, descendants, detach, fds, zombies
 
 LIVED_WELL = 1.05
 """Seconds; who dies sooner is started again later and later (csrc/guard.c)."""
@@ -45,6 +50,8 @@ NOBODY = 65534
 MORE = 2
 """So many more of each call than a path had when it was counted are tried: its length varies a little."""
 DEATH = "signal=SIGKILL"
+AS_IT_STARTS = ("takeover", "adopt")
+"""The paths on which a daemon is traced from its start on."""
 ENDLESS = ("exit", "exit_group", "restart_syscall", "execve")
 GO = 'go=; trap go=1 USR1; say; while [ -z "$go" ]; do sleep 0.01; done; say; '
 UNTIL_STOPPED = zoo.STOPS + 'say; while [ -z "$stop" ]; do sleep 0.02; done; leave 0'
@@ -57,9 +64,12 @@ Path_ = Iterator[None]
 class Sweep(Campaign):
     """A home of its own, with a few witnesses."""
 
-    def __init__(self, home: Home, *, threads: bool) -> None:
+    def __init__(self, home: Home, *, threads: bool = False, both: bool = False) -> None:
         super().__init__(home)
         self.threads = threads
+        self.both = both
+        self.enough: dict[str, tuple[int, int]] = {}
+        """The fds of daemon and guard, on each path, without a fault."""
         self.tracer: subprocess.Popen[bytes] | None = None
         self.inject = ""
         self.fails = False
@@ -88,6 +98,7 @@ class Sweep(Campaign):
             ("stops", UNTIL_STOPPED, {}),
         ]
         self.specs = [home.sh(name, zoo.PRELUDE + script, env=ledger, **keys) for name, script, keys in scripts]
+        self.kinds = {spec.name: zoo.Kind(spec) for spec in self.specs}
 
     def begin(self) -> None:
         self.start()
@@ -139,7 +150,7 @@ class Sweep(Campaign):
             assert self.fails and view.reason.startswith("cannot start") and len(runs) == before, view
         else:
             assert len(runs) - before in ((0, 1) if refused else (1,)), (refused, runs[before:], view)
-            assert view.exit_code == 5, view
+            assert view.exit_code == 5 or self._unknown(view), view
         assert all(run.code == 5 for run in runs), runs[before:]
         self.counts["starts"] += len(runs) - before
 
@@ -157,11 +168,12 @@ class Sweep(Campaign):
         self._meanwhile(lambda: self.count("ender") > before["ender"])
         yield
         view = self.home.until("last", lambda view: view.status == "exited", "its end")
-        assert (view.exit_code, view.signal) == (42, None), view
+        assert (view.exit_code, view.signal) == (42, None) or self._unknown(view), view
         assert zoo.runs(self.home, "last", 0)[before["last"] - 1 :] == [zoo.Run(pids[1], 42, 2)]
         view = self.home.until("ender", lambda view: view.pid and view.restarts > restarts, "its restart")
         if not self.fails:
-            assert (view.restarts, view.exit_code, view.signal) == (restarts + 1, 7, None), view
+            assert view.restarts == restarts + 1, view
+            assert (view.exit_code, view.signal) == (7, None) or self._unknown(view), view
         runs = self.ready("ender", before["ender"] + 1)[before["ender"] - 1 :]
         assert [run.code for run in runs] == [7, None] and runs[1].pid == view.pid, (runs, view)
         self.counts["ends"] += 2
@@ -198,13 +210,26 @@ class Sweep(Campaign):
         yield
 
     def takeover(self) -> Path_:
+        return self._next_one(lambda before: os.kill(before, signal.SIGKILL))
+
+    def adopt(self) -> Path_:
+        """With the guard dead too, so that nobody tells the next one anything."""
+        return self._next_one(self._kill_both)
+
+    def _kill_both(self, daemon: int) -> None:
+        os.kill(self.guard, signal.SIGSTOP)
+        os.kill(daemon, signal.SIGKILL)
+        self._end_guard(True)
+        self._start_or_adopt()
+
+    def _next_one(self, end: Callable[[int], None]) -> Path_:
         """And the first end after it, which shows whether what is taken over is listened to."""
         before = self.daemon()
         pids = {view.name: view.pid for view in self.home.views().values() if view.name != "ender"}
         ender = self.ready("ender", self.count("ender"))
         self.plan("-e", "trace=all", "-e", self.inject)
         yield
-        os.kill(before, signal.SIGKILL)
+        end(before)
         self.home.another_than(before)
         os.kill(ender[-1].pid, signal.SIGUSR1)
         wait_until(lambda: self.count("ender") > len(ender), "its restart", PATIENCE)
@@ -238,6 +263,9 @@ class Sweep(Campaign):
         tracer = self.tracer
         wait_until(lambda: tracer is None or tracer.poll() is not None or done(), "what the apps do", PATIENCE)
 
+    def _unknown(self, view: InstanceView) -> bool:
+        return self.both and (view.exit_code, view.signal) == (None, None)
+
     def _errored(self, name: str) -> bool:
         try:
             return self.home.views()[name].status == "errored"
@@ -266,6 +294,7 @@ class Sweep(Campaign):
 
     def meet(self, path: str, name: str, number: int, fault: str) -> bool:
         """At the n-th call of that name; whether the path had one."""
+        self.counts["faults"] += 1
         self.inject = f"inject={name}:{fault}:when={number}"
         self.fails = fault != DEATH
         self.trace.unlink(missing_ok=True)
@@ -273,18 +302,40 @@ class Sweep(Campaign):
         before = self.daemon()
         steps: Path_ = getattr(self, path)()
         next(steps)
-        if path != "takeover":
+        had = self._fds()
+        if self.both:
+            os.kill(self.guard, signal.SIGSTOP)
+        if path not in AS_IT_STARTS:
             self._attach(self.guard if path == "keep" else before)
         next(steps)
         self._detach()
         trace = self.trace.read_text(errors="replace")
         met = "+++ killed by SIGKILL" in trace and not self.outlived if fault == DEATH else "(INJECTED)" in trace
+        if self.both:
+            self._end_guard(met)
         self._after(before)
         next(steps, None)
-        if self.fails and path != "takeover":
+        if path not in self.enough and not met:
+            has = self._fds()
+            self.enough[path] = max(had[0], has[0]), max(had[1], has[1])
+        self._check(path)
+        if self.fails and path not in AS_IT_STARTS:
             self._follow()
-        self._check()
+            self._check(path)
         return met
+
+    def _fds(self) -> tuple[int, int]:
+        return fds(self.daemon()), fds(self.guard)
+
+    def _end_guard(self, met: bool) -> None:
+        """As at the same moment as the daemon; or go on, if that lives."""
+        assert self.home.daemon is not None
+        if met:
+            self.home.daemon.kill()
+            self.home.daemon.wait()
+            self._note_unread()
+        else:
+            os.kill(self.guard, signal.SIGCONT)
 
     def _follow(self) -> None:
         """What is on record after a failure is what the next daemon goes by."""
@@ -304,18 +355,23 @@ class Sweep(Campaign):
             at = self.home.about_daemon().started_at + LIVED_WELL
             wait_until(lambda: time.time() > at, "the daemon to have lived well")
 
-    def _check(self) -> None:
-        self.counts["faults"] += 1
+    def _check(self, path: str) -> None:
         assert self.home.pid("steady") == self.steady
         for spec in self.specs:
             zoo.runs(self.home, spec.name, 0)
         daemon = self.daemon()
         wait_until(lambda: not zombies(daemon) and not zombies(self.guard), "no zombie", PATIENCE)
+        enough = self.enough.get(path, (1000, 1000))
+        wait_until(
+            lambda: all(now <= most for now, most in zip(self._fds(), enough, strict=True)),
+            f"no more fds than {enough}: {self._fds()}",
+            PATIENCE,
+        )
 
     def end(self) -> None:
         assert not self.ask(Act("stop", ["all"]))
-        for spec in self.specs:
-            self.counts["lines"] += zoo.check_lines(self.home, zoo.Kind(spec), 0).number
+        for name, kind in self.kinds.items():
+            self.counts["lines"] += zoo.check_lines(self.home, kind, 0, self.unread[name, 0]).number
         assert not self.ask(Act("delete", ["all"]))
         known = {self.guard, self.daemon()}
         below = [pid for pid in descendants(self.guard) if pid not in known]
@@ -347,7 +403,7 @@ def faults(errors: str) -> list[str]:
 
 def sweep(args: argparse.Namespace, home: Home, share: int) -> dict[str, object]:
     """Each job has the same list of faults, about, and takes its share of it."""
-    one = Sweep(home, threads=args.threads)
+    one = Sweep(home, threads=args.threads, both=args.both)
     one.begin()
     init = threading.Thread(target=one.be_init)
     init.start()
@@ -416,9 +472,10 @@ def job(args: argparse.Namespace, share: int) -> int:
 def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="deaths")
     parser.add_argument("--every", default="all")
-    parser.add_argument("--paths", default="spawn,apart,exit,stop,rotate,save,keep,takeover")
+    parser.add_argument("--paths", default="spawn,apart,exit,stop,rotate,save,keep,takeover,adopt")
     parser.add_argument("--errors", default="")
     parser.add_argument("--from", dest="first", type=int, default=1)
+    parser.add_argument("--both", action="store_true", help="daemon and guard at once")
     parser.add_argument("--walk", action="store_true", help="without cgroups")
     parser.add_argument("--threads", action="store_true")
     parser.add_argument("--jobs", type=int, default=1)

@@ -67,7 +67,7 @@ def test_a_daemon_whose_guard_dies_while_it_starts_becomes_the_guard(empty_home:
 def test_whatever_fails_once_costs_nothing(empty_home: Home, path: str, call: str, error: str, most: int) -> None:
     """What a takeover cannot watch, and what a start cannot look at."""
     empty_home.guarded = True
-    sweep = every.Sweep(empty_home, threads=False)
+    sweep = every.Sweep(empty_home)
     sweep.begin()
     numbers = range(1, every.dry(sweep, path)[call] + 1)
     assert sum(sweep.meet(path, call, number, f"error={error}") for number in numbers) > most
