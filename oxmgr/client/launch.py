@@ -89,12 +89,10 @@ def start_detached() -> int:
         _become_daemon(told)
     os.close(told)
     os.waitpid(middle, 0)
-    pid, _, why = _read_told(reading).partition(b"\n")
-    text = why.decode(errors="replace").strip()
-    if text:
-        raise NoDaemon(text)
-    if not why:
-        raise NoDaemon("the daemon ended while it started: start it with `oxmgr daemon run` to see why")
+    pid, _, told = _read_told(reading).partition(b"\n")
+    why = _why_not(told)
+    if why:
+        raise NoDaemon(why)
     return int(pid)
 
 
@@ -169,11 +167,19 @@ def start_attached() -> int:
         finally:
             os._exit(127)
     os.close(told)
-    why = _read_told(reading)
-    if why != b"\n":
+    why = _why_not(_read_told(reading))
+    if why:
         os.waitpid(pid, 0)
-        raise NoDaemon(why.decode(errors="replace").strip() or "the daemon ended while it started")
+        raise NoDaemon(why)
     return pid
+
+
+def _why_not(told: bytes) -> str:
+    """Why there is no daemon. "" when one answers: its line is empty, and there are more of them if it dies as it tells
+    it and another comes in its place."""
+    if not told:
+        return "the daemon ended while it started: start it with `oxmgr daemon run` to see why"
+    return told.decode(errors="replace").strip()
 
 
 def _read_told(fd: int) -> bytes:
