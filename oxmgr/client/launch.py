@@ -89,8 +89,8 @@ def start_detached() -> int:
         _become_daemon(told)
     os.close(told)
     os.waitpid(middle, 0)
-    pid, _, told = _read_told(reading).partition(b"\n")
-    why = _why_not(told)
+    pid, _, answer = _read_told(reading).partition(b"\n")
+    why = _why_not(answer)
     if why:
         raise NoDaemon(why)
     return int(pid)

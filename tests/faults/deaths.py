@@ -39,7 +39,7 @@ FAILING = (
 ).split(",")
 """The system calls of which each is made to fail in turn. waitid(2) of any child has no error but that there is none."""
 PATIENCE = 30.0
-TRACE = ["strace", "-f", "-b", "execve"]
+FOLLOWED = ("-f", "-b", "execve")
 """All threads and what is forked, until that executes another program: no witness is hit."""
 
 
@@ -70,7 +70,7 @@ class Campaign:
 
     def plan(self, *options: str) -> None:
         """The next daemon that is started is traced with these options of strace, the one after it is not."""
-        words = " ".join([*TRACE, "-D", "-o", str(self.trace), *options])
+        words = " ".join(["strace", "-D", "-o", str(self.trace), *options])
         script = f"""#!/bin/sh
 ln -s {self._interpreter} {self._place}.next.$$ && mv -f {self._place}.next.$$ {self._place}
 exec {words} -- {self._place} "$@"
@@ -267,7 +267,7 @@ exec {words} -- {self._place} "$@"
             # For whoever looks for the cause of what is found rounds later.
             self.trace.rename(f"{self.trace}-{self.counts['rounds']}")
         before = self.daemon()
-        self.plan(*options)
+        self.plan(*FOLLOWED, *options)
         os.kill(before, signal.SIGKILL)
         self.home.another_than(before)
         self.work()

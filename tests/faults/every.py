@@ -41,7 +41,7 @@ from oxmgr.model.messages import Act, Apply, InstanceView
 from oxmgr.model.spec import NEVER, Logs, Sandbox, Spec
 from tests.conftest import WITHOUT_CGROUPS, Home, children, end_tree, wait_until
 from tests.faults import zoo
-from tests.faults.deaths import ERRORS, FAILING, PATIENCE, Campaign, attach, descendants, detach, zombies
+from tests.faults.deaths import ERRORS, FAILING, FOLLOWED, PATIENCE, Campaign, attach, descendants, detach, zombies
 
 LIVED_WELL = 1.05
 """Seconds; who dies sooner is started again later and later (csrc/guard.c)."""
@@ -67,7 +67,7 @@ class Sweep(Campaign):
 
     def __init__(self, home: Home, *, threads: bool = False, both: bool = False) -> None:
         super().__init__(home)
-        self.threads = threads
+        self.followed = FOLLOWED if threads else ()
         self.both = both
         self.enough: dict[str, tuple[int, int]] = {}
         """The fds of daemon and guard, on each path, without a fault."""
@@ -228,7 +228,7 @@ class Sweep(Campaign):
         before = self.daemon()
         pids = {view.name: view.pid for view in self.home.views().values() if view.name != "ender"}
         ender = self.ready("ender", self.count("ender"))
-        self.plan("-e", "trace=all", "-e", self.inject)
+        self.plan(*self.followed, "-e", "trace=all", "-e", self.inject)
         yield
         end(before)
         self.home.another_than(before)
@@ -274,8 +274,7 @@ class Sweep(Campaign):
             return False
 
     def _attach(self, pid: int) -> None:
-        followed = ["-f", "-b", "execve"] if self.threads else []
-        self.tracer = attach(pid, self.trace, *followed, "-e", "trace=all", "-e", self.inject)
+        self.tracer = attach(pid, self.trace, *self.followed, "-e", "trace=all", "-e", self.inject)
         self.tracers.add(self.tracer.pid)
 
     def _detach(self) -> None:
