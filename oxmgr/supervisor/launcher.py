@@ -426,14 +426,17 @@ class Launcher:
     def put_away(self, instance: "Instance") -> None:
         """It is down: its cgroup goes, and its pipes when all that it printed has arrived."""
         for output in instance.outputs:
-            output.finish()
-        if all(output.is_empty() for output in instance.outputs):
-            self._close_outputs(instance)
+            output.finish(lambda: self._close_read(instance))
+        self._close_read(instance)
         if instance.cgroup:
             self._trees.tidy(instance.cgroup)
             instance.cgroup = ""
             instance.worn = False
         self.endpoints.put_away(instance)
+
+    def _close_read(self, instance: "Instance") -> None:
+        if instance.down and self.beside(instance) is None and all(output.is_empty() for output in instance.outputs):
+            self._close_outputs(instance)
 
     def forget(self, instance: "Instance") -> None:
         instance.gone = True

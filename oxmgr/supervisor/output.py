@@ -14,6 +14,8 @@ from oxmgr.supervisor.sinks import SinkLog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oxmgr.model.spec import Spec
     from oxmgr.supervisor.linelog import LineLog
     from oxmgr.supervisor.loop import Timer
@@ -52,7 +54,7 @@ class Direct:
 
     def drain(self) -> None: ...
 
-    def finish(self) -> None: ...
+    def finish(self, arrived: "Callable[[], None] | None" = None) -> None: ...
 
     def is_empty(self) -> bool:
         return True
@@ -69,7 +71,8 @@ class Output:
     """Number 1 or 2 of an instance, a FIFO of that name. `spec` is the one that its log was made by."""
 
     __slots__ = (
-        *("_blocked", "_dropped", "_dropping", "_ended", "_fallen", "_notice", "_outputs", "_retry", "_trouble"),
+        *("_arrived", "_blocked", "_dropped", "_dropping", "_ended", "_fallen"),
+        *("_notice", "_outputs", "_retry", "_trouble"),
         *("index", "log", "name", "number", "pipe", "spec"),
     )
 
@@ -86,6 +89,7 @@ class Output:
         self._notice: Timer | None = None
         self._blocked = False
         self._ended = False
+        self._arrived: Callable[[], None] | None = None
         self.log: Log = outputs.make_log(self)
         self.pipe = native.Pipe(pipe)
         self._wire()
@@ -102,7 +106,7 @@ class Output:
 
     def open_for_app(self) -> int:
         """An fd for the app: its own open description, so that what it sets on it is not set on ours."""
-        self._ended = False
+        self._ended, self._arrived = False, None
         # By its fd, for somebody may have removed its name.
         return os.open(f"/proc/self/fd/{self.pipe.fd}", os.O_RDWR | os.O_CLOEXEC)
 
@@ -131,9 +135,10 @@ class Output:
         while left > 0 and not self._blocked and self.pipe.waiting() and (moved := self.move(min(left, BUDGET))):
             left -= moved
 
-    def finish(self) -> None:
-        """Nobody of its app lives who could print: all that is there, and what has no end of a line is one."""
-        self._ended = True
+    def finish(self, arrived: "Callable[[], None] | None" = None) -> None:
+        """Nobody of its app lives who could print: all that is there, and what has no end of a line is one. If it has
+        to wait, `arrived` is called when it is where it goes."""
+        self._ended, self._arrived = True, arrived
         self.drain()
         if self._blocked or self._retry is not None or self.pipe.waiting():
             return
@@ -244,7 +249,10 @@ class Output:
     def _go_on(self) -> None:
         self._outputs.loop.change(self.pipe.fd, READ)
         if self._ended:
-            self.finish()
+            self.finish(self._arrived)
+            if self._arrived is not None and self.is_empty():
+                # Not now: it is perhaps closed then.
+                self._outputs.loop.at(time.monotonic(), self._arrived)
         else:
             self.move(BUDGET)
 

@@ -62,10 +62,12 @@ def test_a_daemon_whose_guard_dies_while_it_starts_becomes_the_guard(empty_home:
 
 
 @pytest.mark.parametrize(
-    ("path", "call", "error", "most"), [("takeover", "epoll_ctl", "ENOMEM", 20), ("exit", "openat", "EMFILE", 5)]
+    ("path", "call", "error", "most"),
+    [("takeover", "epoll_ctl", "ENOMEM", 20), ("exit", "openat", "EMFILE", 5), ("spawn", "flock", "EIO", 0)],
 )
 def test_whatever_fails_once_costs_nothing(empty_home: Home, path: str, call: str, error: str, most: int) -> None:
-    """What a takeover cannot watch, and what a start cannot look at."""
+    """What a takeover cannot watch, what a start cannot look at, and a log that cannot be opened until its app has
+    ended."""
     empty_home.guarded = True
     sweep = every.Sweep(empty_home)
     sweep.begin()
