@@ -97,7 +97,7 @@ class Fleet:
         launcher.endpoints.send = self.send
         launcher.endpoints.save = lambda instance: journal.add(observed(instance))
         self.probes.held = launcher.endpoints.sockets.inodes
-        launcher.beside = self._beside
+        launcher.beside, launcher.is_alone = self._beside, self._is_alone
         launcher.endpoints.sockets.extras = lambda app: [one for one in self.extras if one.app is app]
         self.extras: dict[Instance, None] = {}
         self.turns = Turns(self, loop)
@@ -177,6 +177,10 @@ class Fleet:
             return None
         others = (one for one in self.everything() if one is not instance and one.outputs)
         return next((one for one in others if one.pipes == instance.pipes), None)
+
+    def _is_alone(self, instance: Instance) -> bool:
+        """Whether there is no other one of its number."""
+        return not instance.extra and all(one.pipes != instance.pipes for one in self.extras)
 
     def shares(self, instance: Instance) -> bool:
         """Whether another one prints to the same pipes."""

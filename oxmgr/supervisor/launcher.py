@@ -66,6 +66,8 @@ class Launcher:
         self._places = places
         self.beside: Callable[[Instance], Instance | None] = lambda instance: None
         """The one that prints to the pipes of this one already."""
+        self.is_alone: Callable[[Instance], bool] = lambda instance: True
+        """Whether no other one may print to them."""
         self.claim: Callable[[Instance], None] = lambda instance: None
         self.in_flight = 0
         self.hooks: HookRunner
@@ -428,6 +430,8 @@ class Launcher:
         for output in instance.outputs:
             output.finish(lambda: self._close_read(instance))
         self._close_read(instance)
+        if self.is_alone(instance):
+            self.outputs.put_away(instance)
         if instance.cgroup:
             self._trees.tidy(instance.cgroup)
             instance.cgroup = ""

@@ -5,7 +5,7 @@ import stat
 
 from oxmgr.model.logpaths import default_log_paths, log_paths
 from oxmgr.model.spec import Spec, instance_name
-from oxmgr.supervisor import dropped
+from oxmgr.supervisor import dropped, native
 from oxmgr.supervisor.archive import Archive
 from oxmgr.supervisor.compressing import Compressor
 from oxmgr.supervisor.linelog import LineLog
@@ -84,6 +84,11 @@ class Outputs:
             if name in self._unread:
                 self.guard.forget(name)
                 os.close(self._unread.pop(name))
+
+    def put_away(self, instance: "Instance") -> None:
+        """Nobody prints to its pipes: those without an output are closed, unless something is in them."""
+        if not any(name in self._unread and native.Pipe(self._unread[name]).waiting() for name in _names(instance)):
+            self._close_unread(instance)
 
     def _make(self, instance: "Instance", number: int) -> Output | Direct:
         spec = instance.app.spec
