@@ -134,7 +134,8 @@ def start(
     fds: list[int] = []
     try:
         fds.append(_open_stdin(stdin) if spec.stdin == FIFO else _own_stdin())
-        fds += [output.open_for_app() for output in outputs]
+        # One by one: what was opened before one that fails is closed.
+        fds.extend(output.open_for_app() for output in outputs)
         # One for both, or one each.
         fds += fds[1:] if len(outputs) == 1 else []
         env = own_env(spec, index, run)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from oxmgr.model.spec import Spec
 from oxmgr.supervisor import process
-from oxmgr.supervisor.process import Process, write_stdin
+from oxmgr.supervisor.output import Direct
+from oxmgr.supervisor.process import Process, StartError, write_stdin
 from tests.conftest import DEADLINE, as_nobody
 
 
@@ -44,6 +46,25 @@ def take_number(pid: int) -> subprocess.Popen[bytes]:
         child.kill()
         child.wait(DEADLINE)
     raise AssertionError("others were faster each time")
+
+
+# --- starts ---
+
+
+def test_a_start_that_cannot_open_all_that_it_prints_to_leaves_nothing_open(tmp_path: Path) -> None:
+    spec = Spec("app", "true", ["true"], "/")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(StartError, match="No such file"):
+        process.start(
+            spec,
+            0,
+            0,
+            b"",
+            [],
+            stdin=str(tmp_path / "in"),
+            outputs=(Direct("/dev/null"), Direct(str(tmp_path / "no" / "file"))),
+        )
+    assert os.listdir("/proc/self/fd") == before
 
 
 # --- signals ---
