@@ -173,7 +173,9 @@ class Outputs:
         return used[0], used[0] if is_shared(spec) else used[1]
 
     def has_left(self, instance: "Instance") -> bool:
-        """Whether a daemon before was killed before all that it had taken of an instance's pipes was where it goes."""
+        """Whether a daemon before was killed before all that an instance has printed was where it goes."""
+        if any(name in self.guard.kept for name in _names(instance)):
+            return True
         return any(_is_behind(self.places.pipe(instance.pipes, kind)) for kind in KINDS.values())
 
     def used(self, output: Output) -> None:

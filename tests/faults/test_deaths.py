@@ -1,5 +1,6 @@
 """The short form of `make campaign`."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -113,6 +114,28 @@ def test_what_was_left_of_one_that_is_down_is_told_and_then_let_go(empty_home: H
     wait_until(lambda: home.log("app") == told, "what was dropped to be told")
     home.request(Act("start", ["app"]))
     wait_until(lambda: home.log("app") == told + "one\n", "its line")
+
+
+def test_what_waits_for_its_log_when_its_app_has_ended_waits_also_for_the_next_daemon(empty_home: Home) -> None:
+    home = empty_home
+    campaign = deaths.Campaign(home)
+    campaign.start()
+    path = Path(home.places.logs) / "app.out.log"
+    path.touch(0o600)
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        home.apply(home.sh("app", "echo one", restart=NEVER))
+        home.until("app", lambda view: view.status == "exited", "its end")
+        for _ in range(2):
+            before = campaign.daemon()
+            os.kill(before, signal.SIGKILL)
+            home.another_than(before)
+        assert path.read_text() == ""
+    wait_until(lambda: path.read_text() == "one\n", "its line")
+    daemon, fifo = campaign.daemon(), f"{home.places.run}/app:0.out"
+    wait_until(lambda: fifo not in every.links(daemon), "its pipe to be closed")
+    home.request(Act("start", ["app"]))
+    wait_until(lambda: path.read_text() == "one\none\n", "its line")
 
 
 def test_who_prints_to_a_pipe_that_cannot_be_opened_at_once_waits_until_it_can(empty_home: Home) -> None:
