@@ -12,7 +12,6 @@ from oxmgr.lifecycle.machine import describe_end
 from oxmgr.model.codec import replace
 from oxmgr.model.spec import FIFO, NO_LIMITS
 from oxmgr.supervisor import descendants, limits, native, process
-from oxmgr.supervisor.helper import BESIDE
 from oxmgr.supervisor.left import chore_name
 from oxmgr.supervisor.loop import READ
 from oxmgr.supervisor.owners import NO_FAULT, SHORT
@@ -79,7 +78,7 @@ class Chores:
             chore.on_end(end)
         elif pid:
             self._running[pid] = chore
-            BESIDE.add(pid)
+            self.trees.set_apart(pid)
 
 
 class _Into:

@@ -97,7 +97,7 @@ class Fleet:
         launcher.endpoints.send = self.send
         launcher.endpoints.save = lambda instance: journal.add(observed(instance))
         self.probes.held = launcher.endpoints.sockets.inodes
-        launcher.beside, launcher.is_alone = self._beside, self._is_alone
+        launcher.beside, launcher.is_alone = self._beside, self.is_alone
         launcher.endpoints.sockets.extras = lambda app: [one for one in self.extras if one.app is app]
         self.extras: dict[Instance, None] = {}
         self.turns = Turns(self, loop)
@@ -170,6 +170,11 @@ class Fleet:
         """It is down."""
         self._leave_outputs(instance)
         del self.extras[instance]
+        main = instance.app.instances.get(instance.index)
+        if instance.outputs and main is not None and main.down and not main.outputs:
+            # What its log has not taken yet waits with the one that has replaced it.
+            main.outputs, main.wired, instance.outputs = instance.outputs, instance.wired, ()
+            self.launcher.put_away(main)
         self._give_up(instance)
 
     def _beside(self, instance: Instance) -> Instance | None:
@@ -178,7 +183,7 @@ class Fleet:
         others = (one for one in self.everything() if one is not instance and one.outputs)
         return next((one for one in others if one.pipes == instance.pipes), None)
 
-    def _is_alone(self, instance: Instance) -> bool:
+    def is_alone(self, instance: Instance) -> bool:
         """Whether there is no other one of its number."""
         return not instance.extra and all(one.pipes != instance.pipes for one in self.extras)
 

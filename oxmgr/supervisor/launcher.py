@@ -166,6 +166,8 @@ class Launcher:
         unread = self._open_outputs(instance)
         if unread:
             raise StartError(f"cannot start {instance.name}: make the pipes of its output: {unread}", 0)
+        for output in instance.outputs:
+            output.begin()
         if spec.ready.startswith("log:"):
             for output in instance.outputs:
                 output.drain()

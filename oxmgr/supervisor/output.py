@@ -52,6 +52,8 @@ class Direct:
                 return os.open(NULL, os.O_RDWR | os.O_CLOEXEC)
         return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
 
+    def begin(self) -> None: ...
+
     def drain(self) -> None: ...
 
     def finish(self, arrived: "Callable[[], None] | None" = None) -> None: ...
@@ -104,9 +106,12 @@ class Output:
         """What is wrong with it now, or ""."""
         return "; ".join(filter(None, (self._fallen, self._trouble, self.log.trouble)))
 
+    def begin(self) -> None:
+        """Its app is to be started."""
+        self._ended, self._arrived = False, None
+
     def open_for_app(self) -> int:
         """An fd for the app: its own open description, so that what it sets on it is not set on ours."""
-        self._ended, self._arrived = False, None
         # By its fd, for somebody may have removed its name.
         return os.open(f"/proc/self/fd/{self.pipe.fd}", os.O_RDWR | os.O_CLOEXEC)
 
@@ -148,12 +153,16 @@ class Output:
         except OSError as error:
             if self._takes_no_more(error):
                 self._block()
-            else:
-                self._cannot(error, BUDGET)
+                return
+            log = self.log
+            self._cannot(error, BUDGET)
+            if self.log is not log:
+                # It has fallen back, to one that has to end its last line too.
+                self.finish(arrived)
 
     def is_empty(self) -> bool:
         """Whether all that was printed is where it goes."""
-        return not (self.pipe.waiting() or self.log.behind or self._dropped)
+        return self._retry is None and not (self.pipe.waiting() or self.log.behind or self._dropped)
 
     def _takes_no_more(self, error: OSError) -> bool:
         """Whether it is a sink, which says when it takes more; a file that somebody has a lease of (open(2),
@@ -249,10 +258,11 @@ class Output:
     def _go_on(self) -> None:
         self._outputs.loop.change(self.pipe.fd, READ)
         if self._ended:
-            self.finish(self._arrived)
-            if self._arrived is not None and self.is_empty():
+            arrived = self._arrived
+            self.finish(arrived)
+            if arrived is not None and self.is_empty():
                 # Not now: it is perhaps closed then.
-                self._outputs.loop.at(time.monotonic(), self._arrived)
+                self._outputs.loop.at(time.monotonic(), arrived)
         else:
             self.move(BUDGET)
 

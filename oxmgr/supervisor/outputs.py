@@ -127,7 +127,11 @@ class Outputs:
         if pipe < 0:
             _make_fifo(fifo, instance.app.spec.sandbox.uid)
             pipe = os.open(fifo, _PIPE)
-        self.guard.keep(name, pipe)
+        try:
+            self.guard.keep(name, pipe)
+        except OSError:
+            self._unread[name] = pipe
+            raise
         return pipe
 
     def make_log(self, output: Output, *, fall_back: bool = False) -> "Log":

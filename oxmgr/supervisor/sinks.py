@@ -37,10 +37,12 @@ class Target:
     def __init__(self, loop: "Loop") -> None:
         self._loop = loop
         self._waiters: dict[Callable[[], object], None] = {}
+        self._waits = False
 
     def wait(self, fd: int, resume: "Callable[[], object]") -> None:
-        if not self._waiters:
+        if not self._waits:
             self._loop.add(fd, WRITE, lambda _: self._resume(fd))
+            self._waits = True
         self._waiters[resume] = None
 
     def forget(self, resume: "Callable[[], object]") -> None:
@@ -48,6 +50,7 @@ class Target:
 
     def _resume(self, fd: int) -> None:
         self._loop.remove(fd)
+        self._waits = False
         waiters, self._waiters = list(self._waiters), {}
         for resume in waiters:
             resume()

@@ -85,6 +85,7 @@ class Takeover:
         self._strays = left_behind(fleet.trees, self._guard, fleet.launcher.outputs.places.run)
         start: list[Instance] = []
         stop: list[Instance] = []
+        down: list[Instance] = []
         ended: list[tuple[Instance, Observed, bool]] = []
         folders: dict[str, list[str]] = {}
         for path in fleet.trees.cgroups.folders():
@@ -109,12 +110,16 @@ class Takeover:
                 fleet.launcher.connect(instance)
                 fleet.send(instance, Remains())
             else:
-                fleet.launcher.pick_up(instance)
+                down.append(instance)
                 if not (old is not None and self._wait_on(instance, old)) and wanted and instance.down:
                     start += [instance] if instance.state.status == is_.STOPPED else []
         for other in past.others:
             if (other.app, other.index) in seen and other.pid != seen[other.app, other.index].pid:
                 self._stop_other(other)
+        for instance in down:
+            # Not what another one of its number still prints to.
+            if fleet.is_alone(instance):
+                fleet.launcher.pick_up(instance)
         if whole:
             known = {instance.cgroup for instance in fleet.everything()}
             for path in fleet.trees.cgroups.folders():

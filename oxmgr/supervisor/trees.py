@@ -91,6 +91,11 @@ class Trees:
             main.close()
             instance.process = None
 
+    def set_apart(self, pid: int) -> None:
+        """A child that was born as an instance is none's."""
+        BESIDE.add(pid)
+        self._orphans.forget(pid)
+
     def reaped(self, pid: int) -> None:
         """Some other child of ours has ended and is reaped."""
         BESIDE.discard(pid)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from oxmgr.supervisor.loop import Loop
-from oxmgr.supervisor.sinks import Stdout
+from oxmgr.supervisor.sinks import Stdout, Target
 
 
 def test_a_block_that_did_not_go_out_is_not_said_to_have_when_another_app_meets_the_error() -> None:
@@ -26,3 +26,22 @@ def test_a_block_that_did_not_go_out_is_not_said_to_have_when_another_app_meets_
     os.close(writing)
     if own != 1:
         os.close(own)
+
+
+def test_who_waits_after_all_who_waited_have_gone_is_asked_like_them() -> None:
+    def never() -> None:
+        raise AssertionError("it has gone")
+
+    faults: list[Exception] = []
+    loop = Loop(faults.append)
+    reading, writing = os.pipe()
+    try:
+        target = Target(loop)
+        target.wait(writing, never)
+        target.forget(never)
+        target.wait(writing, loop.stop)
+        loop.run()
+        assert not faults
+    finally:
+        os.close(reading)
+        os.close(writing)

@@ -377,3 +377,12 @@ def test_what_runs_beside_the_apps_is_no_apps_orphan(walk: Fleet) -> None:
         end_helper(pidfd)
         os.close(null)
         os.waitpid(pid, 0)
+
+
+def test_a_chore_that_was_taken_for_an_orphan_is_none_once_it_is_known(walk: Fleet) -> None:
+    app = walk.instance()
+    with running("sleep", "1000", env={"OXMGR_APP": "app", "OXMGR_INSTANCE_ID": "0"}) as chore:
+        wait_until(lambda: app in walk.trees.orphans(), "it to be looked at too early")
+        walk.trees.set_apart(chore.pid)
+        assert app not in walk.trees.orphans()
+    walk.trees.reaped(chore.pid)
