@@ -242,12 +242,11 @@ class Sweep(Campaign):
         wait_until(lambda: self.count("ender") > len(ender), "its restart", PATIENCE)
         # The one that was traced has come up, or one after it.
         now = self.daemon()
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # It may die over that question.
-            if "TracerPid:\t0\n" not in Path(f"/proc/{now}/status").read_text():
+        if is_traced(now):
+            self.outlived = True
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(now, signal.SIGKILL)
-                self.outlived = True
-                self.home.another_than(now)
+            self.home.another_than(now)
         if not self._place.is_symlink():
             self._clean_place()
         yield
@@ -306,7 +305,7 @@ class Sweep(Campaign):
         self.inject = f"inject={name}:{fault}:when={number}"
         self.fails = fault != DEATH
         self.trace.unlink(missing_ok=True)
-        self.outlived = False
+        self.outlived = self.died = False
         before = self.daemon()
         steps: Path_ = getattr(self, path)()
         next(steps)
@@ -320,7 +319,8 @@ class Sweep(Campaign):
         met = "+++ killed by SIGKILL" in trace and not self.outlived if fault == DEATH else "(INJECTED)" in trace
         if self.both:
             self._end_guard(met)
-            self._note_unread()
+            if met:
+                self._note_unread()
         self._after(before)
         next(steps, None)
         if path not in self.enough and not met:
@@ -401,6 +401,14 @@ class Sweep(Campaign):
         below = [pid for pid in descendants(self.guard) if pid not in known]
         assert not below, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below]
         self.home.stop_daemon()
+
+
+def is_traced(pid: int) -> bool:
+    """False too of one that has just died of what was injected."""
+    try:
+        return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def links(pid: int) -> Iterator[str]:
